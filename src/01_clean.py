@@ -1,0 +1,107 @@
+"""Step 01: clean the noisy train set.
+
+Reads   train.csv and the train images
+Writes  input/<run>/train_clean.csv, and why each image was kept or not in input/<run>/clean_decisions.csv
+Run     python src/01_clean.py --recipe sample
+"""
+
+import numpy as np
+import pandas as pd
+
+from landmark.cli import run_step
+from landmark.competition import Competition, open_competition, write_table
+from landmark.recipe import Recipe
+from landmark.store import Job
+
+
+def main(recipe: Recipe) -> None:
+    competition = open_competition(recipe)
+    clean, decisions = recipe.work / "train_clean.csv", recipe.work / "clean_decisions.csv"
+    job = Job(
+        recipe.work / "done" / "01_clean.json",
+        reads={competition.table("train.csv"): "it belongs to the competition's data"},
+        settings={
+            "cleaning": recipe.cleaning.model_dump(),
+            "local_features": recipe.local_features.model_dump(),
+            "verification": recipe.verification.model_dump(),
+            "images": competition.state("train"),
+        },
+        writes=[clean, decisions],
+    )
+    if job.is_done():
+        print(f"01 clean: up to date ({clean})")
+        return
+    job.start()
+    table = judge(recipe, competition)
+    kept = table[table["kept"]]
+    if kept.empty:
+        # Written all the same: the decisions tell why.
+        print("01 clean: no image was kept; a less strict `cleaning` in the recipe keeps more")
+    by_label = kept.groupby("landmark_id")["id"].agg(" ".join)
+    write_table(clean, by_label.rename("images").reset_index())
+    write_table(decisions, table)
+    job.finish()
+    print(f"01 clean: kept {len(kept)} of {len(table)} images, {len(by_label)} labels -> {clean}")
+    print(table["reason"].value_counts().to_string(header=False))
+
+
+def judge(recipe: Recipe, competition: Competition) -> pd.DataFrame:
+    """One row per train image: id, landmark_id, neighbours, verified, support, kept, reason."""
+    # Imported here, so that a step with nothing to do ends before torch is loaded.
+    from landmark import cleaning
+    from landmark.descriptors import describe_split
+    from landmark.network import DescriptorNet, load_backbone
+
+    settings = recipe.cleaning
+    source = settings.representation
+    net = DescriptorNet(source.backbone, dim=0, gem_p=source.gem_p)
+    load_backbone(net, source.backbone, source.weights)
+    vectors, ids, bad = describe_split(net, competition, "train", source, recipe, "01 descriptors")
+
+    frame = competition.train.set_index("id")
+    labels = frame.loc[ids, "landmark_id"].to_numpy()
+    neighbours = cleaning.same_label_neighbours(
+        vectors, labels, settings.neighbours, settings.same_label, recipe.memory_gib
+    )
+    verified = verified_pairs(recipe, competition, ids, labels, neighbours)
+    seen = pd.DataFrame({"id": ids, "landmark_id": labels, "neighbours": [len(row) for row in neighbours]})
+    seen["verified"] = cleaning.count_verified(neighbours, verified)
+    seen["support"] = 0.0
+    if settings.agreement:
+        seeds = seen["verified"].to_numpy() > 0
+        seen["support"] = cleaning.agreement_support(
+            vectors, labels, seeds, settings.agreement, recipe.memory_gib
+        ).round(4)
+    minimum = settings.agreement.min_support if settings.agreement else None
+    judged = cleaning.decide(seen, settings.more_than, minimum, settings.min_images)
+    left_out = [
+        {"id": i, "landmark_id": frame.loc[i, "landmark_id"], "kept": False, "reason": f"the image {why}"}
+        for i, why in bad.items()
+    ]
+    whole = pd.concat([judged, pd.DataFrame(left_out)]) if left_out else judged
+    counts = {"neighbours": np.int64, "verified": np.int64}
+    return whole.fillna({"neighbours": 0, "verified": 0, "support": 0.0}).astype(counts)
+
+
+def verified_pairs(
+    recipe: Recipe, competition: Competition, ids: list[str], labels: np.ndarray, neighbours: list[np.ndarray]
+) -> np.ndarray:
+    """The pairs of same-label neighbours that spatial verification confirms: (V, 2) rows."""
+    from landmark.cleaning import pairs_by_label, pairs_of
+    from landmark.local_features import extract_local
+    from landmark.progress import track
+    from landmark.verification import count_inliers
+
+    pairs = pairs_of(neighbours)
+    groups = list(pairs_by_label(pairs, labels))
+    confirmed = [np.zeros((0, 2), np.int64)]
+    for group in track(groups, len(groups), f"01 verifying {len(pairs)} pairs", unit="labels"):
+        paths = ((row, competition.path("train", ids[row])) for row in np.unique(group).tolist())
+        features = extract_local(paths, recipe.local_features, recipe.threads)
+        inliers = count_inliers(group, features, features, recipe.verification, recipe.threads)
+        confirmed.append(group[inliers >= recipe.verification.min_inliers])
+    return np.concatenate(confirmed)
+
+
+if __name__ == "__main__":
+    run_step(main)

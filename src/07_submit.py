@@ -1,0 +1,109 @@
+"""Step 07: write, validate and, where the solutions are there, score both submissions.
+
+Reads   input/<run>/{retrieval,recognition}{,_plain}.csv and the competition's solutions
+Writes  submissions/<run>/retrieval.csv, recognition.csv, scores.json and the picture retrieved.jpg
+Run     python src/07_submit.py --recipe sample
+"""
+
+from pathlib import Path
+
+from landmark.cli import run_step
+from landmark.competition import Competition, open_competition
+from landmark.recipe import Recipe
+from landmark.store import Job, write_json
+from landmark.submission import (
+    read_recognition,
+    read_retrieval,
+    read_solution,
+    score_recognition,
+    score_retrieval,
+    validate_recognition,
+    validate_retrieval,
+    write_recognition,
+    write_retrieval,
+)
+
+
+def main(recipe: Recipe) -> None:
+    competition = open_competition(recipe)
+    folder = recipe.submissions
+    retrieval, recognition = folder / "retrieval.csv", folder / "recognition.csv"
+    scores, picture = folder / "scores.json", folder / "retrieved.jpg"
+    solutions = [competition.table(f"{task}_solution.csv") for task in ("retrieval", "recognition")]
+    reads = {
+        recipe.work / f"{task}{kind}.csv": f"step {step} makes it: python src/{step}_{verb}.py"
+        for task, step, verb in (("retrieval", "05", "retrieve"), ("recognition", "06", "recognize"))
+        for kind in ("", "_plain")
+    }
+    reads |= {competition.table(f"{split}.csv"): "it belongs to the data" for split in ("train", "index", "test")}
+    reads |= {path: "" for path in solutions if path.exists()}
+    job = Job(
+        recipe.work / "done" / "07_submit.json",
+        reads=reads,
+        settings={},
+        writes=[retrieval, recognition, scores, picture],
+    )
+    if job.is_done():
+        print(f"07 submit: up to date ({folder})")
+    else:
+        job.start()
+        submit(recipe, competition, retrieval, recognition)
+        write_json(scores, score(recipe, *solutions))
+        from landmark.report import draw_retrieved
+
+        draw_retrieved(picture, competition, read_retrieval(retrieval), solutions[0])
+        job.finish()
+    show(scores)
+    print(f"submissions: {retrieval}, {recognition}\nwhat was retrieved: {picture}\nscores: {scores}")
+
+
+def submit(recipe: Recipe, competition: Competition, retrieval: Path, recognition: Path) -> None:
+    """Write both submissions with a row for every test image, and validate what lies on disk."""
+    test_ids = competition.ids("test")
+    ranked = read_retrieval(recipe.work / "retrieval.csv")
+    write_retrieval(retrieval, test_ids, [ranked.get(i, []) for i in test_ids])
+    validate_retrieval(retrieval, test_ids, competition.ids("index"))
+    predicted = read_recognition(recipe.work / "recognition.csv")
+    labels, scores = zip(*(predicted.get(i, (None, 0.0)) for i in test_ids), strict=True)
+    write_recognition(recognition, test_ids, labels, scores)
+    validate_recognition(recognition, test_ids, competition.train["landmark_id"].tolist())
+
+
+def score(recipe: Recipe, retrieval_solution: Path, recognition_solution: Path) -> dict:
+    """mAP@100 and GAP for all, Public and Private rows, as far as the solutions are there.
+
+    "plain" is before re-ranking, and before the inlier term and the ban.
+    """
+    scores = {}
+    if retrieval_solution.exists():
+        truth = read_solution(retrieval_solution, "retrieval")
+        scores["retrieval"] = {
+            name: score_retrieval(truth, read_retrieval(recipe.work / file))
+            for name, file in (("map100_plain", "retrieval_plain.csv"), ("map100", "retrieval.csv"))
+        }
+    if recognition_solution.exists():
+        truth = read_solution(recognition_solution, "recognition")
+        scores["recognition"] = {
+            name: score_recognition(truth, read_recognition(recipe.work / file))
+            for name, file in (("gap_plain", "recognition_plain.csv"), ("gap", "recognition.csv"))
+        }
+    return scores
+
+
+def show(path: Path) -> None:
+    """Print scores.json as a table."""
+    import json
+
+    scores = json.loads(path.read_text(encoding="utf-8"))
+    if not scores:
+        print("07 submit: no solutions beside the data, so nothing is scored")
+        return
+    print(f"{'':28}{'all':>9}{'Public':>9}{'Private':>9}")
+    for task, figures in scores.items():
+        for name, values in figures.items():
+            cells = (values[subset] for subset in ("all", "Public", "Private"))
+            print(f"{task + ' ' + name:28}" + "".join(f"{'-' if v is None else f'{v:.4f}':>9}" for v in cells))
+
+
+if __name__ == "__main__":
+    run_step(main)

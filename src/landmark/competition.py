@@ -1,0 +1,188 @@
+"""The data of a run: a GLDv2-layout folder, or plain class folders seen as one."""
+
+import hashlib
+import os
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from landmark.errors import UserError
+from landmark.recipe import Recipe
+from landmark.store import atomic_path
+
+SPLITS = ("train", "index", "test")
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+# Of every class of a plain folder: half to learn from, then the database, then the queries.
+_SHARES = {"train": 0.5, "index": 0.3, "test": 0.2}
+
+
+class Competition:
+    """Tables, image paths and solutions of one data set.
+
+    data: where the images lie. tables: where the CSVs lie (for class folders, a folder the kit wrote).
+    """
+
+    def __init__(self, data: Path, tables: Path):
+        self.data, self.tables = data, tables
+
+    def table(self, name: str) -> Path:
+        """Path of train.csv, index.csv, test.csv or a solution."""
+        return self.tables / name
+
+    @cached_property
+    def train(self) -> pd.DataFrame:
+        """Columns id (str) and landmark_id (int64), in file order."""
+        path = self.table("train.csv")
+        frame = read_table(path, ["id", "landmark_id"])
+        bad = pd.to_numeric(frame["landmark_id"], errors="coerce").isna()
+        if bad.any():
+            row = int(bad.to_numpy().argmax())
+            raise UserError(
+                f"{path}, row {row + 2}: landmark_id {frame['landmark_id'][row]!r} is not a whole number"
+            )
+        return frame.astype({"landmark_id": np.int64})
+
+    def ids(self, split: str) -> list[str]:
+        """Image ids of train, index or test, in file order."""
+        if split == "train":
+            return self.train["id"].tolist()
+        return read_table(self.table(f"{split}.csv"), ["id"])["id"].tolist()
+
+    def path(self, split: str, image_id: str) -> Path:
+        """Where the image lies: <split>/a/b/c/<id>.jpg, or for class folders where the user has it."""
+        if self._files is not None:
+            return self.data / self._files[image_id]
+        return self.data / split / image_id[0] / image_id[1] / image_id[2] / f"{image_id}.jpg"
+
+    @cached_property
+    def _files(self) -> dict[str, str] | None:
+        path = self.table("files.csv")
+        if self.tables == self.data or not path.exists():
+            return None
+        frame = read_table(path, ["id", "path"])
+        return dict(zip(frame["id"], frame["path"], strict=True))
+
+    def state(self, split: str) -> str:
+        """A digest of names, sizes and times of a split's images: changes when any of them does."""
+        digest = hashlib.blake2b(digest_size=16)
+        for image_id in self.ids(split):
+            try:
+                stat = os.stat(self.path(split, image_id))
+                digest.update(f"{image_id} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            except FileNotFoundError:
+                digest.update(f"{image_id} -\n".encode())
+        return digest.hexdigest()
+
+
+def open_competition(recipe: Recipe) -> Competition:
+    """The competition that the recipe's `data` holds.
+
+    Raises UserError when the folder is neither a GLDv2 layout (with train.csv) nor class folders with images.
+    """
+    data = recipe.data
+    if (data / "train.csv").exists():
+        return Competition(data, data)
+    if recipe.sample is not None:
+        raise UserError(
+            f"{data / 'train.csv'} is missing; step 00 makes it: python src/00_sample.py"
+            f" --recipe {recipe.name} (run.sh does it first)"
+        )
+    if not data.is_dir():
+        raise UserError(f"data: the folder {data} is not there; give --set data=FOLDER")
+    files = _class_files(data)
+    if not files:
+        raise UserError(
+            f"data: {data} holds neither train.csv (GLDv2 layout) nor class folders with images (class/image.jpg)"
+        )
+    tables = recipe.work / "competition"
+    _write_tables(_split(files, recipe.seed), tables)
+    return Competition(data, tables)
+
+
+def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
+    """Columns of a CSV as text, each value of the first once. Raises UserError that names file and row."""
+    try:
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is missing; it belongs to the competition's data") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable CSV: {' '.join(str(error).split())}") from error
+    missing = [c for c in columns if c not in frame]
+    if missing:
+        raise UserError(f"{path}: the header has no column {missing[0]}; expected {','.join(columns)}")
+    key = frame[columns[0]]
+    if key.duplicated().any():
+        row = int(key.duplicated().to_numpy().argmax())
+        raise UserError(f"{path}, row {row + 2}: {columns[0]} {key[row]!r} stands there twice")
+    return frame[columns]
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a CSV, atomically."""
+    with atomic_path(path) as part:
+        frame.to_csv(part, index=False, lineterminator="\n")
+
+
+def _class_files(data: Path) -> dict[str, list[Path]]:
+    """Image files, relative to `data`, of each class folder with any, in order of name."""
+    classes = {}
+    for folder in sorted(p for p in data.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        images = sorted(
+            p.relative_to(data)
+            for p in folder.rglob("*")
+            if p.suffix.lower() in _SUFFIXES and not p.name.startswith(".")
+        )
+        if images:
+            classes[folder.name] = images
+    return classes
+
+
+def _split(files: dict[str, list[Path]], seed: int) -> pd.DataFrame:
+    """Columns id, path, split, landmark_id, name: every class cut by _SHARES, at least one image to train."""
+    rows = []
+    for number, (name, paths) in enumerate(files.items()):
+        # Seeded by class and not by position, so that a new class leaves the others' splits alone.
+        class_seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+        order = np.random.default_rng([seed, class_seed]).permutation(len(paths))
+        cuts = np.round(np.cumsum([_SHARES["train"], _SHARES["index"]]) * len(paths)).astype(int)
+        cuts[0] = max(cuts[0], 1)
+        for split, members in zip(SPLITS, np.split(order, np.maximum.accumulate(cuts)), strict=True):
+            for i in sorted(members):
+                key = hashlib.blake2b(paths[i].as_posix().encode(), digest_size=8).hexdigest()
+                rows.append((key, paths[i].as_posix(), split, number, name))
+    return pd.DataFrame(rows, columns=["id", "path", "split", "landmark_id", "name"])
+
+
+def _write_tables(images: pd.DataFrame, folder: Path) -> None:
+    """Write the GLDv2 tables of a split; files that already say the same stay untouched."""
+    split = {s: images[images["split"] == s] for s in SPLITS}
+    index_of = split["index"].groupby("landmark_id")["id"].agg(" ".join)
+    test = split["test"][["id", "landmark_id"]]
+    # One query in three is Public, as on the leaderboard of 2019, by the id's own randomness.
+    usage = np.where(test["id"].map(lambda i: int(i, 16) % 3 == 0), "Public", "Private")
+    relevant = test["landmark_id"].map(index_of)
+    tables = {
+        "files.csv": images[["id", "path", "split"]],
+        "landmarks.csv": images[["landmark_id", "name"]].drop_duplicates(),
+        "train.csv": split["train"].assign(url="")[["id", "url", "landmark_id"]],
+        "index.csv": split["index"][["id"]],
+        "test.csv": test[["id"]],
+        "recognition_solution.csv": pd.DataFrame(
+            {"id": test["id"], "landmarks": test["landmark_id"], "Usage": usage}
+        ),
+        "retrieval_solution.csv": pd.DataFrame(
+            {
+                "id": test["id"],
+                "images": relevant.fillna("None"),
+                "Usage": np.where(relevant.isna(), "Ignored", usage),
+            }
+        ),
+    }
+    for name, table in tables.items():
+        text = table.to_csv(index=False, lineterminator="\n")
+        path = folder / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            with atomic_path(path) as part:
+                part.write_text(text, encoding="utf-8")

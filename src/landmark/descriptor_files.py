@@ -1,0 +1,40 @@
+"""Descriptors on disk, and their concatenation to an ensemble."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from landmark.competition import write_table
+from landmark.store import atomic_path
+
+
+class DescriptorFile:
+    """Descriptors of one split on disk.
+
+    <split>.npy (N, D) float16; <split>.txt, N ids, one a line; <split>.skipped.csv, id and reason of the images
+    left out.
+    """
+
+    def __init__(self, folder: Path, split: str):
+        self.vectors_path, self.ids_path = folder / f"{split}.npy", folder / f"{split}.txt"
+        self.skipped_path = folder / f"{split}.skipped.csv"
+        self.paths = [self.vectors_path, self.ids_path, self.skipped_path]
+
+    def write(self, vectors: np.ndarray, ids: list[str], bad: dict[str, str]) -> None:
+        with atomic_path(self.vectors_path) as part, part.open("wb") as file:
+            np.save(file, vectors.astype(np.float16), allow_pickle=False)
+        with atomic_path(self.ids_path) as part:
+            part.write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
+        write_table(self.skipped_path, pd.DataFrame(bad.items(), columns=["id", "reason"]))
+
+    def read(self) -> tuple[np.ndarray, list[str]]:
+        """The memory-mapped vectors and their ids."""
+        vectors = np.load(self.vectors_path, mmap_mode="r", allow_pickle=False)
+        return vectors, self.ids_path.read_text(encoding="utf-8").split()
+
+
+def concatenate(members: list[np.ndarray], weights: list[float]) -> np.ndarray:
+    """Weighted concatenation of unit-length members (N, D_i), of unit length again: (N, sum D_i) float32."""
+    joined = np.concatenate([w * m.astype(np.float32) for m, w in zip(members, weights, strict=True)], axis=1)
+    return joined / np.maximum(np.linalg.norm(joined, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,20 @@
+"""The device that a run computes on."""
+
+import torch
+
+from landmark.errors import UserError
+from landmark.parallel import cores
+from landmark.recipe import Recipe
+
+
+def pick_device(recipe: Recipe) -> torch.device:
+    """The recipe's device; `auto` is CUDA where there is one, else the CPU. Raises UserError."""
+    torch.set_num_threads(cores())
+    if recipe.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(recipe.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device: {recipe.device!r} is not to be had here; use auto or cpu") from error
+    return device

@@ -1,0 +1,5 @@
+"""Errors that are the user's to mend, told in one line."""
+
+
+class UserError(Exception):
+    """Bad input: the message names the file, row or setting, what is wrong, and the way out."""

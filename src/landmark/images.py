@@ -1,0 +1,53 @@
+"""Reading photographs, and the groups of like aspect that let a batch keep its images' shape."""
+
+import cv2
+import numpy as np
+
+# Upper h/w edges of the first four of five groups, wide to tall, and each group's (width, height):
+# the authors' settings (method: https://arxiv.org/abs/1906.04087 and their repository).
+ASPECT_EDGES = (0.67, 0.77, 1.33, 1.5)
+GROUP_SIZES = {
+    "S2": ((512, 352), (512, 384), (448, 448), (384, 512), (352, 512)),
+    "L2": ((800, 544), (800, 608), (800, 800), (608, 800), (544, 800)),
+    # For laptops without a GPU: the same shapes at about a fifth, and a third, of the pixels of S2.
+    "XS": ((224, 160), (224, 160), (192, 192), (160, 224), (160, 224)),
+    "XM": ((288, 192), (288, 224), (256, 256), (224, 288), (192, 288)),
+}
+
+
+class BadImage(Exception):
+    """A file that is not there or does not decode; the message says which."""
+
+
+def read_image(path) -> np.ndarray:
+    """Decode an image to RGB (H, W, 3) uint8, turned as its EXIF orientation says. Raises BadImage."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise BadImage("does not decode" if path.exists() else "is missing")
+    return image
+
+
+def resize(image: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Resize with area averaging when shrinking, so that fine structure does not alias."""
+    shrinks = width * height < image.shape[0] * image.shape[1]
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def fit(image: np.ndarray, longest_side: int) -> np.ndarray:
+    """Shrink so that the longest side is at most `longest_side` pixels; smaller images stay as they are."""
+    height, width = image.shape[:2]
+    scale = longest_side / max(height, width)
+    if scale >= 1:
+        return image
+    return resize(image, max(1, round(width * scale)), max(1, round(height * scale)))
+
+
+def aspect_group(height: int, width: int) -> int:
+    """Index 0..4 of the aspect group, 0 the widest."""
+    return int(np.searchsorted(ASPECT_EDGES, height / width, side="right"))
+
+
+def inference_size(height: int, width: int, longest_side: float) -> tuple[int, int]:
+    """(height, width) for descriptors: longest side as given, both sides multiples of 32 and at least 128."""
+    scale = longest_side / max(height, width)
+    return tuple(max(128, 32 * round(side * scale / 32)) for side in (height, width))

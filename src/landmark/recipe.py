@@ -1,0 +1,283 @@
+"""The recipe: every setting of a run, with one name, one default and one place.
+
+A recipe is a YAML file in src/recipes (or a path); `--set key=value` overrides single settings. The classes
+below are the whole list; an unknown or ill-typed setting is an error that names it.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from landmark.errors import UserError
+from landmark.parallel import cores
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Sizes = Literal["XS", "XM", "S2", "L2"]
+
+
+class Settings(BaseModel):
+    """A group of settings; unknown names are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Sample(Settings):
+    """The rendered competition, for recipes that make their own data."""
+
+    landmarks: Annotated[int, Field(ge=2)] = 24
+    train_views: Positive = 14
+    index_views: Positive = 6
+    test_views: Positive = 4
+    longest_side: Positive = 320
+
+
+class Scales(Settings):
+    """How images are fed to a network for descriptors."""
+
+    longest_side: Positive = 800
+    scales: list[Annotated[float, Field(gt=0)]] = Field([0.75, 1.0, 1.25], min_length=1)
+    batch_size: Positive = 32
+
+
+class Representation(Scales):
+    """The global descriptor that finds the neighbours for cleaning: pooled features of pretrained weights."""
+
+    backbone: str = "tf_efficientnet_lite0"
+    weights: str = "imagenet"
+    gem_p: Annotated[float, Field(gt=0)] = 3.0
+
+
+class LocalFeatureSettings(Settings):
+    """Local features of spatial verification."""
+
+    max_points: Positive = 800
+    longest_side: Positive = 640
+
+
+class VerificationSettings(Settings):
+    """When two images are taken to show the same thing: `min_inliers` matches agree with one transform."""
+
+    ratio: Share = 0.85
+    model: Literal["homography", "affine"] = "homography"
+    threshold: Annotated[float, Field(gt=0)] = 6.0
+    min_inliers: Positive = 30
+
+
+class Agreement(Settings):
+    """For small sets: keep an image whose label agrees with its nearest verified images (see cleaning.py)."""
+
+    neighbours: Positive = 3
+    min_support: Share = 0.2
+
+
+class Cleaning(Settings):
+    """Step 01."""
+
+    representation: Representation = Representation()
+    neighbours: Positive = 1000
+    same_label: Positive = 100
+    more_than: Annotated[int, Field(ge=0)] = 2
+    min_images: Positive = 2
+    agreement: Agreement | None = None
+
+
+class Stage(Settings):
+    """Some epochs under one augmentation."""
+
+    augmentation: Literal["none", "soft", "hard"]
+    epochs: Positive
+
+
+class Optimisation(Settings):
+    """Epochs of SGD with cosine annealing per step. The defaults are the winners'."""
+
+    stages: list[Stage] = Field(min_length=1)
+    sizes: Sizes = "S2"
+    batch_size: Annotated[int, Field(ge=2)] = 32
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    head_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    final_learning_rate: Annotated[float, Field(ge=0)] = 3e-6
+    momentum: Share = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+
+
+class Training(Optimisation):
+    """Step 02: soft, then hard; and the shape of descriptor and loss."""
+
+    stages: list[Stage] = Field(
+        [Stage(augmentation="soft", epochs=5), Stage(augmentation="hard", epochs=7)], min_length=1
+    )
+    margin: Annotated[float, Field(ge=0)] = 0.3
+    scale: Annotated[float, Field(gt=0)] = 30.0
+    dim: Positive = 512
+
+
+class Finetune(Optimisation):
+    """Step 03: the last epochs at full resolution, batch norm frozen."""
+
+    stages: list[Stage] = Field([Stage(augmentation="soft", epochs=1)], min_length=1)
+    sizes: Sizes = "L2"
+
+
+class Model(Settings):
+    """One member of the ensemble. Without a loss it is not trained: its pooled features are the descriptor."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+    backbone: str = "tf_efficientnet_lite0"
+    weights: str = "imagenet"
+    gem_p: Annotated[float, Field(gt=0)] = 3.0
+    loss: Literal["arcface", "cosface"] | None = "arcface"
+    training: Training = Training()
+    finetune: Finetune | None = Finetune()
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Retrieval(Settings):
+    """Step 05."""
+
+    top: Annotated[int, Field(gt=0, le=100)] = 100
+    vote_neighbours: Positive = 3
+    insert_above: float = 0.6
+
+
+class Recognition(Settings):
+    """Step 06."""
+
+    vote_neighbours: Positive = 3
+    inlier_cap: Positive = 70
+    ban_above: Positive | None = 30
+
+
+class Recipe(Settings):
+    """A whole run."""
+
+    name: str
+    data: Path | None = None
+    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    seed: Annotated[int, Field(ge=0)] = 2019
+    device: str = "auto"
+    workers: Positive | None = None
+    memory_gib: Annotated[float, Field(gt=0)] = 4.0
+    sample: Sample | None = None
+    cleaning: Cleaning = Cleaning()
+    gallery: Literal["all", "clean"] = "all"
+    local_features: LocalFeatureSettings = LocalFeatureSettings()
+    verification: VerificationSettings = VerificationSettings()
+    models: list[Model] = Field(min_length=1)
+    extraction: Scales = Scales()
+    retrieval: Retrieval = Retrieval()
+    recognition: Recognition = Recognition()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "Recipe":
+        names = [m.name for m in self.models]
+        if len(set(names)) < len(names):
+            raise ValueError(f"models: two have the same name: {sorted(names)}")
+        return self
+
+    @property
+    def threads(self) -> int:
+        """Threads (or loader processes) that prepare images: `workers`, or one per core."""
+        return self.workers or cores()
+
+    @property
+    def work(self) -> Path:
+        """Where the run's intermediate files lie."""
+        return ROOT / "input" / self.run
+
+    @property
+    def submissions(self) -> Path:
+        """Where the run's results lie."""
+        return ROOT / "submissions" / self.run
+
+
+def load_recipe(name: str, overrides: list[str] = ()) -> Recipe:
+    """Read src/recipes/<name>.yaml, or the file `name`, with `key=value` overrides; keys are dotted.
+
+    Raises UserError that names the setting and, for an unknown one, its nearest valid neighbour.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
+        raise UserError(f"recipe {name!r}: {path} is not there; recipes: {known}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"recipe {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"recipe {path}: it must be settings, one `key: value` a line")
+    own_data = values.get("data")
+    if own_data is not None:
+        values["data"] = ROOT / own_data
+    for override in overrides:
+        _override(values, override)
+    values["name"] = path.stem
+    # A recipe that is pointed at other data makes another run, so that two folders do not share results.
+    elsewhere = values.get("data") is not None and values["data"] != (own_data and ROOT / own_data)
+    values.setdefault("run", f"{path.stem}-{Path(values['data']).resolve().name}" if elsewhere else path.stem)
+    try:
+        recipe = Recipe.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"recipe {path.stem}: " + "; ".join(_explain(values, e) for e in error.errors())) from None
+    if recipe.data is None:
+        raise UserError(f"recipe {path.stem}: it has no data of its own; add --set data=FOLDER")
+    return recipe.model_copy(update={"data": recipe.data.resolve()})
+
+
+def _override(values: dict, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise UserError(f"--set {override}: write it as key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {override}: {text!r} is not a YAML value") from error
+    *parents, last = key.split(".")
+    place = values
+    for part in parents:
+        where = _entry(place, part, override)
+        if isinstance(place, dict) and place.get(where) is None:
+            place[where] = {}
+        place = place[where]
+    place[_entry(place, last, override)] = value
+
+
+def _entry(place: dict | list, part: str, override: str) -> str | int:
+    """The key in a group of settings, or the index in a list: by number, or by the entry's name."""
+    if isinstance(place, dict):
+        return part
+    if isinstance(place, list):
+        for number, entry in enumerate(place):
+            if part == str(number) or (isinstance(entry, dict) and entry.get("name") == part):
+                return number
+    raise UserError(f"--set {override}: there is nothing called {part!r} to set")
+
+
+def _explain(values: dict, error: dict) -> str:
+    """One pydantic error in a line that names the setting."""
+    where = ".".join(str(part) for part in error["loc"])
+    if error["type"] != "extra_forbidden":
+        got = "" if error["type"] == "missing" else f" (got {error['input']!r})"
+        return f"{where or 'settings'}: {error['msg'].removeprefix('Value error, ')}{got}"
+    known = _fields(error["loc"][:-1])
+    close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.0)
+    return f"unknown setting {where}; did you mean {close[0]}?"
+
+
+def _fields(location: tuple) -> list[str]:
+    """Names of the settings in the group at a location."""
+    model = Recipe
+    for part in location:
+        if not isinstance(part, str):
+            continue
+        annotation = model.model_fields[part].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(o for o in options if isinstance(o, type) and issubclass(o, Settings))
+    return list(model.model_fields)

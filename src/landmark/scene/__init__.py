@@ -1,0 +1,1 @@
+"""Rendered photographs of buildings that never stood: paint, design, mesh, buildings, camera, views."""
