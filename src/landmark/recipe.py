@@ -5,6 +5,7 @@ below are the whole list; an unknown or ill-typed setting is an error that names
 """
 
 import difflib
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -159,7 +160,7 @@ class Recipe(Settings):
     """A whole run."""
 
     name: str
-    data: Path | None = None
+    data: Path
     run: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
     seed: Annotated[int, Field(ge=0)] = 2019
     device: str = "auto"
@@ -214,21 +215,24 @@ def load_recipe(name: str, overrides: list[str] = ()) -> Recipe:
     if not isinstance(values, dict):
         raise UserError(f"recipe {path}: it must be settings, one `key: value` a line")
     own_data = values.get("data")
-    if own_data is not None:
-        values["data"] = ROOT / own_data
     for override in overrides:
         _override(values, override)
     values["name"] = path.stem
-    # A recipe that is pointed at other data makes another run, so that two folders do not share results.
-    elsewhere = values.get("data") is not None and values["data"] != (own_data and ROOT / own_data)
-    values.setdefault("run", f"{path.stem}-{Path(values['data']).resolve().name}" if elsewhere else path.stem)
-    try:
-        recipe = Recipe.model_validate(values)
-    except ValidationError as error:
-        raise UserError(f"recipe {path.stem}: " + "; ".join(_explain(values, e) for e in error.errors())) from None
-    if recipe.data is None:
+    data = values.get("data")
+    if data is None:
         raise UserError(f"recipe {path.stem}: it has no data of its own; add --set data=FOLDER")
-    return recipe.model_copy(update={"data": recipe.data.resolve()})
+    if data == own_data:
+        values["data"] = ROOT / data
+        values.setdefault("run", path.stem)
+    else:
+        # Pointed at other data a recipe makes another run, so that two folders do not share results.
+        folder = Path(str(data)).expanduser().resolve()
+        values["data"] = folder
+        values.setdefault("run", path.stem + "-" + re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.name))
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"recipe {path.stem}: " + "; ".join(_explain(e) for e in error.errors())) from None
 
 
 def _override(values: dict, override: str) -> None:
@@ -260,7 +264,7 @@ def _entry(place: dict | list, part: str, override: str) -> str | int:
     raise UserError(f"--set {override}: there is nothing called {part!r} to set")
 
 
-def _explain(values: dict, error: dict) -> str:
+def _explain(error: dict) -> str:
     """One pydantic error in a line that names the setting."""
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] != "extra_forbidden":

@@ -1,0 +1,95 @@
+"""A copy of the project in a temporary folder, so that tests leave the user's input/ and submissions/ alone."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from landmark.recipe import Sample
+from landmark.sample import render_competition
+
+SOURCE = Path(__file__).resolve().parents[1]
+SHARED = SOURCE.parent / "shared"
+
+# Small enough for seconds; every part of the method is in it.
+TINY = {
+    "data": "input/tiny_data",
+    "sample": {"landmarks": 4, "train_views": 8, "index_views": 3, "test_views": 2, "longest_side": 256},
+    "cleaning": {
+        "representation": {"longest_side": 160, "scales": [1.0], "batch_size": 16},
+        "more_than": 0,
+        "agreement": {"neighbours": 3, "min_support": 0.1},
+    },
+    "verification": {"min_inliers": 7},
+    "models": [
+        {"name": "imagenet", "loss": None, "weight": 0.7},
+        {
+            "name": "arcface",
+            "backbone": "test_resnet",
+            "weights": "none",
+            "weight": 0.3,
+            "training": {
+                "stages": [{"augmentation": "soft", "epochs": 1}, {"augmentation": "hard", "epochs": 2}],
+                "sizes": "XS",
+                "batch_size": 8,
+                "dim": 64,
+            },
+            "finetune": {"sizes": "XS", "batch_size": 8},
+        },
+    ],
+    "extraction": {"longest_side": 160, "scales": [0.75, 1.0], "batch_size": 16},
+}
+
+
+def copy_project(folder: Path) -> Path:
+    shutil.copytree(SOURCE / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(SOURCE / "run.sh", folder)
+    shutil.copy(SOURCE / "requirements.txt", folder)
+    (folder / "src/recipes/tiny.yaml").write_text(yaml.safe_dump(TINY))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory) -> Path:
+    """The tiny sample competition, rendered once."""
+    folder = tmp_path_factory.mktemp("tiny") / "data"
+    render_competition(folder, Sample(**TINY["sample"]), seed=2019, workers=2)
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A fresh copy of the project, with the recipe `tiny`."""
+    return copy_project(tmp_path / "project")
+
+
+@pytest.fixture
+def run_step(project):
+    """Run a step of the copy as a user does; fail unless it ends as expected. Returns stdout and stderr."""
+
+    def run(step: str, *arguments: str, fails: bool = False, cwd: Path | None = None) -> tuple[str, str]:
+        command = [sys.executable, str(project / "src" / f"{step}.py"), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=cwd or project, check=False)
+        assert (done.returncode != 0) == fails, done.stderr
+        return done.stdout, done.stderr
+
+    return run
+
+
+@pytest.fixture
+def run_sh(project):
+    """Run the copy's run.sh with this very Python; returns the finished process."""
+
+    def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess:
+        # As in an active environment: run.sh makes none of its own.
+        active = {"VIRTUAL_ENV": sys.prefix, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        command = ["bash", str(project / "run.sh"), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=cwd or project, env=os.environ | active, check=False
+        )
+
+    return run

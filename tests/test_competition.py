@@ -1,0 +1,112 @@
+"""A folder of one's own: GLDv2 layout, class folders, and what is wrong with a third."""
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from landmark import competition
+from landmark.competition import open_competition
+from landmark.errors import UserError
+from landmark.recipe import load_recipe
+from landmark.submission import read_solution
+
+
+def recipe_for(data, work, seed=2019):
+    return load_recipe("photos", [f"data={data}", f"seed={seed}", f"run={work}"])
+
+
+@pytest.fixture
+def classes(tmp_path, monkeypatch):
+    """Class folders with 10, 5 and 1 images, some with odd names, and things that are no images."""
+    monkeypatch.setattr("landmark.recipe.ROOT", tmp_path)
+    data = tmp_path / "my photos"
+    for name, count in (("Eiffel Tower", 10), ("Père Lachaise", 5), ("lonely", 1)):
+        for k in range(count):
+            path = data / name / ("sub" if k % 2 else "") / f"IMG {k}.{'JPG' if k % 3 else 'png'}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), np.full((8, 8, 3), k, np.uint8))
+    (data / "Eiffel Tower" / "notes.txt").write_text("no image")
+    (data / ".cache").mkdir()
+    return data
+
+
+def test_class_folders_become_a_competition(classes):
+    found = open_competition(recipe_for(classes, "work"))
+    ids = {split: found.ids(split) for split in competition.SPLITS}
+    assert [len(ids[split]) for split in competition.SPLITS] == [5 + 2 + 1, 3 + 2, 2 + 1]
+    everything = [i for split in competition.SPLITS for i in ids[split]]
+    assert len(set(everything)) == 16 and all(len(i) == 16 and int(i, 16) >= 0 for i in everything)
+    names = pd.read_csv(found.table("landmarks.csv"))
+    assert names["name"].tolist() == ["Eiffel Tower", "Père Lachaise", "lonely"]
+    for split in competition.SPLITS:
+        assert all(found.path(split, i).is_file() for i in ids[split])
+
+
+def test_solutions_of_class_folders_name_the_class(classes):
+    found = open_competition(recipe_for(classes, "work"))
+    retrieval = read_solution(found.table("retrieval_solution.csv"), "retrieval")
+    recognition = read_solution(found.table("recognition_solution.csv"), "recognition")
+    for image in found.ids("test"):
+        name = found.path("test", image).relative_to(classes).parts[0]
+        relevant = {i for i in found.ids("index") if found.path("index", i).relative_to(classes).parts[0] == name}
+        assert retrieval.truth[image] == relevant
+        assert recognition.truth[image] == {["Eiffel Tower", "Père Lachaise", "lonely"].index(name)}
+
+
+def test_splits_repeat_follow_the_seed_and_leave_other_classes_alone(classes):
+    def splits(work, seed=2019):
+        found = open_competition(recipe_for(classes, work, seed))
+        return {
+            found.path(s, i).relative_to(classes).as_posix(): s for s in competition.SPLITS for i in found.ids(s)
+        }
+
+    first = splits("a")
+    assert splits("b") == first
+    assert splits("c", seed=1) != first
+    (classes / "Arc").mkdir()
+    cv2.imwrite(str(classes / "Arc" / "x.png"), np.zeros((8, 8, 3), np.uint8))
+    assert first.items() <= splits("d").items()
+
+
+def test_a_changed_or_new_image_changes_the_state(classes):
+    recipe = recipe_for(classes, "work")
+    before = open_competition(recipe).state("train")
+    assert open_competition(recipe).state("train") == before
+    path = open_competition(recipe).path("train", open_competition(recipe).ids("train")[0])
+    path.write_bytes(path.read_bytes() + b"x")
+    assert open_competition(recipe).state("train") != before
+
+
+def test_a_gldv2_folder_is_taken_as_it_is(tiny_data):
+    found = open_competition(load_recipe("photos", [f"data={tiny_data}"]))
+    assert found.tables == tiny_data
+    assert found.train.columns.tolist() == ["id", "landmark_id"] and len(found.train) == 32
+    image = found.ids("index")[0]
+    assert found.path("index", image) == tiny_data / "index" / image[0] / image[1] / image[2] / f"{image}.jpg"
+    assert found.path("index", image).is_file()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,url,landmark_id\na,,7\nb,,x\n", "row 3: landmark_id 'x' is not a whole number"),
+        ("id,url,landmark_id\na,,7\na,,7\n", "row 3: id 'a' stands there twice"),
+        ("id,url\na,\n", "no column landmark_id"),
+        ("", "not a readable CSV"),
+    ],
+)
+def test_faults_of_train_csv_are_named_by_row(tmp_path, text, message):
+    (tmp_path / "train.csv").write_text(text)
+    found = open_competition(load_recipe("photos", [f"data={tmp_path}"]))
+    with pytest.raises(UserError, match=message):
+        _ = found.train
+
+
+def test_a_folder_with_nothing_usable_says_what_is_expected(tmp_path):
+    with pytest.raises(UserError, match="neither train.csv .* nor class folders"):
+        open_competition(load_recipe("photos", [f"data={tmp_path}"]))
+    with pytest.raises(UserError, match="absent is not there"):
+        open_competition(load_recipe("photos", [f"data={tmp_path / 'absent'}"]))
+    with pytest.raises(UserError, match="step 00 makes it"):
+        open_competition(load_recipe("sample", [f"data={tmp_path}"]))

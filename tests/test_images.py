@@ -1,0 +1,98 @@
+"""Reading, aspect groups, sizes and augmentation."""
+
+import cv2
+import numpy as np
+import pytest
+
+from landmark import augment
+from landmark.augment import crop_scale
+from landmark.images import GROUP_SIZES, BadImage, aspect_group, fit, inference_size, read_image
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "group"),
+    [
+        (300, 512, 0),
+        (67, 100, 1),
+        (300, 400, 1),
+        (77, 100, 2),
+        (400, 400, 2),
+        (133, 100, 3),
+        (400, 300, 3),
+        (3, 2, 4),
+    ],
+)
+def test_aspect_groups_are_cut_at_the_authors_edges(height, width, group):
+    assert aspect_group(height, width) == group
+
+
+def test_group_sizes_run_from_wide_to_tall():
+    for sizes in GROUP_SIZES.values():
+        aspects = [height / width for width, height in sizes]
+        assert len(sizes) == 5 and aspects == sorted(aspects)
+        assert all(side % 32 == 0 for size in sizes for side in size)
+
+
+def test_inference_sides_are_multiples_of_32_and_at_least_128():
+    assert inference_size(600, 800, 800) == (608, 800)
+    assert inference_size(600, 800, 600) == (448, 608)
+    assert inference_size(100, 1000, 320) == (128, 320)
+
+
+def test_fit_shrinks_and_never_enlarges():
+    assert fit(np.zeros((100, 400, 3), np.uint8), 200).shape == (50, 200, 3)
+    assert fit(np.zeros((100, 150, 3), np.uint8), 200).shape == (100, 150, 3)
+
+
+def test_images_are_rgb_and_broken_ones_say_why(tmp_path):
+    red = np.zeros((8, 8, 3), np.uint8)
+    red[..., 2] = 255  # OpenCV writes BGR
+    cv2.imwrite(str(tmp_path / "red.png"), red)
+    assert read_image(tmp_path / "red.png")[0, 0].tolist() == [255, 0, 0]
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    with pytest.raises(BadImage, match="does not decode"):
+        read_image(tmp_path / "broken.jpg")
+    with pytest.raises(BadImage, match="is missing"):
+        read_image(tmp_path / "absent.jpg")
+
+
+def test_crop_scale_cuts_below_one_and_pads_above():
+    image = np.full((40, 60, 3), 200, np.uint8)
+    image[:, :30] = 100
+    assert (crop_scale(image, 1, 1, 0.5, 0.5) == image).all()
+    right_half = crop_scale(image, 1, 0.5, 1, 0)
+    assert right_half.shape == image.shape and (right_half == 200).all()
+    padded = crop_scale(image, 1.5, 1.5, 0.5, 0.5)
+    assert padded.shape == image.shape
+    assert (padded[0] == 0).all() and (padded[:, 0] == 0).all() and padded[20, 10, 0] == 100
+    # The padding shrinks the picture: a third of the frame is black.
+    assert (padded.max(axis=2) == 0).mean() == pytest.approx(1 - 1 / 1.5**2, abs=0.05)
+
+
+@pytest.mark.parametrize("level", ["soft", "hard"])
+def test_augmentation_repeats_by_seed_and_varies_between_seeds(level):
+    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    transform = augment.build(level)
+
+    def draw(seed):
+        transform.set_random_seed(seed)
+        return transform(image=image)["image"]
+
+    assert draw(1).shape == image.shape and draw(1).dtype == np.uint8
+    assert (draw(1) == draw(1)).all()
+    assert not (draw(1) == draw(2)).all()
+
+
+def test_only_hard_changes_brightness():
+    flat = np.full((32, 32, 3), 128, np.uint8)
+
+    def seen(level):
+        transform = augment.build(level)
+        values = set()
+        for seed in range(20):
+            transform.set_random_seed(seed)
+            values.add(int(np.median(transform(image=flat)["image"])))
+        return values
+
+    assert seen("soft") == {128}
+    assert len(seen("hard")) > 3 and min(seen("hard")) > 128 * 0.7

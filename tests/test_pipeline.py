@@ -1,0 +1,172 @@
+"""The whole pipeline as a user runs it, on the tiny rendered competition."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from landmark.submission import read_solution, validate_recognition, validate_retrieval
+
+STEPS = ["01_clean", "02_train", "03_finetune", "04_extract", "05_retrieve", "06_recognize", "07_submit"]
+
+
+def contents(folder):
+    """Every file's bytes but the records of what is done, which hold times and paths."""
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and "done" not in p.parts
+    }
+
+
+def test_run_sh_from_nothing_to_two_scored_submissions_and_again(project, run_sh):
+    first = run_sh("--recipe", "tiny")
+    assert first.returncode == 0, first.stderr
+    data, out = project / "input/tiny_data", project / "submissions/tiny"
+    ids = {s: pd.read_csv(data / f"{s}.csv", dtype=str)["id"].tolist() for s in ("train", "index", "test")}
+    labels = pd.read_csv(data / "train.csv")["landmark_id"].tolist()
+    validate_retrieval(out / "retrieval.csv", ids["test"], ids["index"])
+    validate_recognition(out / "recognition.csv", ids["test"], labels)
+    scores = json.loads((out / "scores.json").read_text())
+    for task, names in (("retrieval", ["map100", "map100_plain"]), ("recognition", ["gap", "gap_plain"])):
+        assert sorted(scores[task]) == names
+        for values in scores[task].values():
+            assert sorted(values) == ["Private", "Public", "all"] and 0 < values["all"] <= 1
+    for figure in (scores["retrieval"]["map100"]["all"], scores["recognition"]["gap"]["all"]):
+        assert f"{figure:.4f}" in first.stdout
+    assert cv2.imread(str(out / "retrieved.jpg")) is not None
+    decisions = pd.read_csv(project / "input/tiny/clean_decisions.csv")
+    assert len(decisions) == len(ids["train"]) and decisions["reason"].notna().all()
+
+    times = {p: p.stat().st_mtime_ns for p in [*project.glob("input/**/*"), *project.glob("submissions/**/*")]}
+    second = run_sh("--recipe", "tiny")
+    assert second.returncode == 0, second.stderr
+    assert times == {p: p.stat().st_mtime_ns for p in times}
+    assert second.stdout.count("up to date") == 1 + 1 + 1 + 1 + 6 + 1 + 1 + 1
+    assert "rendering" not in second.stderr
+
+    only = run_sh("--recipe", "tiny", "--only", "05", "--set", "retrieval.insert_above=0.9")
+    assert only.returncode == 0 and "05 retrieve: 12 queries" in only.stdout and "06 recognize" not in only.stdout
+    rest = run_sh("--recipe", "tiny", "--from", "06")
+    assert "05 retrieve" not in rest.stdout and "06 recognize: up to date" in rest.stdout
+
+
+def test_run_sh_tells_what_it_can_do_and_what_it_cannot(run_sh):
+    shown = run_sh("--help")
+    assert shown.returncode == 0 and all(
+        word in shown.stdout for word in ("--recipe", "--set", "--from", "--only", "test")
+    )
+    for arguments in (["--from", "9"], ["--recipe"], ["--fro", "05"]):
+        wrong = run_sh(*arguments)
+        assert wrong.returncode != 0 and wrong.stderr.startswith("error: ") and wrong.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def at_hand(project, tiny_data):
+    """The project with its tiny competition already rendered."""
+    shutil.copytree(tiny_data, project / "input/tiny_data")
+    return project
+
+
+def test_step_by_step_from_another_folder_equals_a_run_that_was_killed(at_hand, run_step, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for step in STEPS:
+        run_step(step, "--recipe", "tiny", cwd=elsewhere)
+    assert list(elsewhere.iterdir()) == []
+    undisturbed = contents(at_hand / "input/tiny") | contents(at_hand / "submissions/tiny")
+    shutil.rmtree(at_hand / "input/tiny")
+    shutil.rmtree(at_hand / "submissions/tiny")
+    for step in STEPS:
+        # Killed once, as soon as it has written something or after two seconds, then run to its end.
+        command = [sys.executable, str(at_hand / "src" / f"{step}.py"), "--recipe", "tiny"]
+        killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before, begin = set(at_hand.glob("input/tiny/**/*")), time.monotonic()
+        while killed.poll() is None and time.monotonic() < begin + 2:
+            if set(at_hand.glob("input/tiny/**/*")) - before:
+                break
+            time.sleep(0.01)
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+        run_step(step, "--recipe", "tiny")
+    again = contents(at_hand / "input/tiny") | contents(at_hand / "submissions/tiny")
+    assert again.keys() == undisturbed.keys()
+    assert [name for name in again if again[name] != undisturbed[name]] == []
+
+
+@pytest.mark.parametrize(
+    ("step", "missing", "maker"),
+    [
+        ("01_clean", "tiny_data/train.csv", "00_sample.py"),
+        ("02_train", "train_clean.csv", "01_clean.py"),
+        ("03_finetune", "train_clean.csv", "01_clean.py"),
+        ("05_retrieve", "descriptors/train.npy", "04_extract.py"),
+        ("06_recognize", "descriptors/train.npy", "04_extract.py"),
+        ("07_submit", "retrieval.csv", "05_retrieve.py"),
+    ],
+)
+def test_a_missing_input_names_the_step_that_makes_it(project, run_step, tiny_data, step, missing, maker):
+    if step != "01_clean":
+        shutil.copytree(tiny_data, project / "input/tiny_data")
+    _, error = run_step(step, "--recipe", "tiny", fails=True)
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert missing in error and maker in error
+
+
+def test_broken_photographs_are_left_out_by_name_and_every_test_image_keeps_its_row(at_hand, run_step):
+    data = at_hand / "input/tiny_data"
+    broken = {}
+    for split in ("train", "index", "test"):
+        broken[split] = pd.read_csv(data / f"{split}.csv", dtype=str)["id"][0]
+        name = broken[split]
+        (data / split / name[0] / name[1] / name[2] / f"{name}.jpg").write_bytes(b"half a photograph")
+    for step in STEPS:
+        run_step(step, "--recipe", "tiny")
+    decisions = pd.read_csv(at_hand / "input/tiny/clean_decisions.csv", index_col="id")
+    assert decisions.loc[broken["train"], "reason"] == "the image does not decode"
+    for split in ("train", "index", "test"):
+        skipped = pd.read_csv(at_hand / f"input/tiny/descriptors/imagenet/{split}.skipped.csv")
+        assert skipped.to_numpy().tolist() == [[broken[split], "does not decode"]]
+    lists = pd.read_csv(at_hand / "submissions/tiny/retrieval.csv", index_col="id", keep_default_na=False)
+    labels = pd.read_csv(at_hand / "submissions/tiny/recognition.csv", index_col="id", keep_default_na=False)
+    assert lists.loc[broken["test"], "images"] == "" and labels.loc[broken["test"], "landmarks"] == ""
+    assert not lists["images"].str.contains(broken["index"]).any()
+    assert (lists["images"] != "").sum() == len(lists) - 1
+
+
+def test_class_folders_of_ones_own_run_to_the_end(project, run_step, tiny_data, tmp_path):
+    """The tiny competition's landmarks as plain class folders, with the photos recipe made small."""
+    train = pd.read_csv(tiny_data / "train.csv", dtype=str)
+    for image, label in zip(train["id"], train["landmark_id"], strict=True):
+        target = tmp_path / "mine" / f"landmark {label}" / f"{image}.jpg"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tiny_data / "train" / image[0] / image[1] / image[2] / f"{image}.jpg", target)
+    small = ["cleaning.more_than=0", "cleaning.agreement.min_support=0", "extraction.longest_side=160"]
+    small += ["models=[{name: imagenet, loss: null}]", "verification.min_inliers=6"]
+    for step in STEPS:
+        run_step(step, "--recipe", "photos", "--set", f"data={tmp_path / 'mine'}", *small)
+    out = project / "submissions/photos-mine"
+    assert set(read_solution(project / "input/photos-mine/competition/retrieval_solution.csv", "retrieval").usage)
+    assert json.loads((out / "scores.json").read_text())["recognition"]["gap"]["all"] > 0.2
+    assert not list((tmp_path / "mine").glob("*.csv"))
+
+
+def test_a_change_of_weights_redoes_only_what_depends_on_it(at_hand, run_step):
+    for step in STEPS[:5]:
+        run_step(step, "--recipe", "tiny")
+    models = contents(at_hand / "input/tiny/models")
+    vectors = np.load(at_hand / "input/tiny/descriptors/test.npy")
+    change = ["--recipe", "tiny", "--set", "models.imagenet.weight=0.2"]
+    assert "up to date" in run_step("02_train", *change)[0]
+    shown = run_step("04_extract", *change)[0]
+    assert shown.count("is up to date") == 6 and shown.count("descriptors of") == 3
+    assert not np.array_equal(vectors, np.load(at_hand / "input/tiny/descriptors/test.npy"))
+    assert "re-ranked" in run_step("05_retrieve", *change)[0]
+    assert contents(at_hand / "input/tiny/models") == models
