@@ -109,8 +109,6 @@ for number in "$first" ${only:+"$only"}; do
 done
 
 set_up
-# glibc would give the network's large buffers back to the system after every step and fault them in again.
-export MALLOC_MMAP_MAX_="${MALLOC_MMAP_MAX_:-0}" MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-8000000000}"
 SECONDS=0
 for step in "${steps[@]}"; do
     number="${step%%_*}"

@@ -36,7 +36,7 @@ def main(recipe: Recipe) -> None:
     kept = table[table["kept"]]
     if kept.empty:
         # Written all the same: the decisions tell why.
-        print("01 clean: no image was kept; a less strict `cleaning` in the recipe keeps more")
+        print("01 clean: no image was kept; --set cleaning.more_than=-1 keeps every one")
     by_label = kept.groupby("landmark_id")["id"].agg(" ".join)
     write_table(clean, by_label.rename("images").reset_index())
     write_table(decisions, table)

@@ -50,7 +50,7 @@ def main(recipe: Recipe) -> None:
     inliers = inliers_of_neighbours(recipe, competition, ids, gallery, rows)
     labels, similarity = gallery.labels[rows], similarity_term(cosine)
     write_recognition(plain, ids, *vote(labels, similarity))
-    voted, scores = vote(labels, similarity + inlier_term(inliers, settings.inlier_cap))
+    voted, scores = vote(labels, similarity + inlier_term(inliers, settings.inlier_cap, settings.inlier_floor))
     banned = 0
     if settings.ban_above is not None:
         before, scores = scores, ban_frequent(voted, scores, settings.ban_above)

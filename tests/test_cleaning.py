@@ -54,6 +54,11 @@ def test_more_than_two_verified_is_kept_and_two_is_not():
     ]  # fmt: skip
 
 
+def test_minus_one_keeps_every_image():
+    judged = cleaning.decide(frame(verified=[3, 0]), more_than=-1, min_support=None, min_images=2)
+    assert judged["kept"].all() and set(judged["reason"]) == {"every image is kept"}
+
+
 def test_a_label_left_with_one_image_drops():
     judged = cleaning.decide(
         frame(landmark_id=[1, 1, 2, 2], verified=[5, 5, 5, 0]), more_than=2, min_support=None, min_images=2

@@ -120,6 +120,12 @@ def test_a_missing_input_names_the_step_that_makes_it(project, run_step, tiny_da
     assert missing in error and maker in error
 
 
+def test_under_torchrun_the_other_processes_leave_the_files_alone(at_hand, run_step, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert run_step("01_clean", "--recipe", "tiny")[0] == ""
+    assert not (at_hand / "input/tiny").exists()
+
+
 def test_broken_photographs_are_left_out_by_name_and_every_test_image_keeps_its_row(at_hand, run_step):
     data = at_hand / "input/tiny_data"
     broken = {}

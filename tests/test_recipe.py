@@ -60,6 +60,7 @@ def test_other_data_makes_another_run(tmp_path, monkeypatch):
         ("seed=many", "seed: .*integer.*'many'"),
         ("models.arcface.training.learning_rate=-1", "learning_rate: .*greater than 0"),
         ("verification.model=euclid", "verification.model: .*'homography' or 'affine'.*'euclid'"),
+        ("recognition.inlier_floor=30", "recognition: inlier_floor must be below inlier_cap, 30"),
         ("models.1.name=imagenet", "two have the same name"),
         ("models.cosface.weight=1", "nothing called 'cosface'"),
         ("models.arcface.name.x=1", "nothing called 'x'"),

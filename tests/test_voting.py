@@ -29,6 +29,7 @@ def test_terms():
     a, b = np.array([1.0, 0.0]), np.array([0.6, 0.8])
     assert similarity_term(a @ b) == pytest.approx(1 - ((a - b) ** 2).sum())
     np.testing.assert_allclose(inlier_term(np.array([0, 35, 70, 500]), 70), [0, 0.5, 1, 1])
+    np.testing.assert_allclose(inlier_term(np.array([0, 7, 8, 17, 27, 99]), 27, floor=7), [0, 0, 0.05, 0.5, 1, 1])
 
 
 def test_soft_labels_are_the_mean_over_k():

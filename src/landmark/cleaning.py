@@ -18,10 +18,16 @@ def same_label_neighbours(
     vectors: (N, D) of unit length, labels: (N,).
     """
     k = min(k, len(vectors) - 1)
-    _, rows = top_k(vectors, vectors, k + 1, memory_gib)
-    same = (labels[rows] == labels[:, None]) & (rows != np.arange(len(rows))[:, None])
-    # Of copies of one photograph, an image may not be among its own k + 1 nearest.
-    return [row[keep][: min(limit, k)] for row, keep in zip(rows, same, strict=True)]
+    # Only what is kept of a block's k neighbours outlives the block.
+    block = max(1, int(memory_gib * 2**30 / 4) // ((k + 1) * 32))
+    kept = []
+    for start in range(0, len(vectors), block):
+        _, rows = top_k(vectors[start : start + block], vectors, k + 1, memory_gib / 2)
+        own = np.arange(start, start + len(rows))[:, None]
+        same = (labels[rows] == labels[own]) & (rows != own)
+        # Of copies of one photograph, an image may not be among its own k + 1 nearest.
+        kept += [row[keep][: min(limit, k)] for row, keep in zip(rows, same, strict=True)]
+    return kept
 
 
 def pairs_of(neighbours: list[np.ndarray]) -> np.ndarray:
@@ -91,7 +97,7 @@ def decide(frame: pd.DataFrame, more_than: int, min_support: float | None, min_i
         ],
         [
             "label left with too few images",
-            "verified",
+            "verified" if more_than >= 0 else "every image is kept",
             "agrees with verified images",
             "no neighbour of its label",
             "no neighbour verifies",

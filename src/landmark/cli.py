@@ -2,11 +2,13 @@
 
 import argparse
 import inspect
+import os
 import sys
 from collections.abc import Callable
 
 from landmark.errors import UserError
 from landmark.recipe import Recipe, load_recipe
+from landmark.store import lock_run
 
 
 def run_step(main: Callable[[Recipe], None]) -> None:
@@ -20,8 +22,13 @@ def run_step(main: Callable[[Recipe], None]) -> None:
     arguments = parser.parse_args()
     # Lines appear as they are printed also where stdout is a file.
     sys.stdout.reconfigure(line_buffering=True)
+    if int(os.environ.get("RANK", "0")) > 0:
+        # Under torchrun the first process works alone: the same files as without it, though not sooner.
+        return
     try:
-        main(load_recipe(arguments.recipe, arguments.set))
+        recipe = load_recipe(arguments.recipe, arguments.set)
+        with lock_run(recipe.work):
+            main(recipe)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

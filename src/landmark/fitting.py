@@ -111,7 +111,7 @@ def load_train_set(clean: Path, competition: Competition, workers: int) -> tuple
     if len(landmark_ids) < 2:
         raise UserError(
             f"{clean}: {len(landmark_ids)} landmark(s) with readable images; training needs two or more"
-            " (a less strict `cleaning` keeps more)"
+            " (--set cleaning.more_than=-1 keeps every image)"
         )
     paths = [competition.path("train", i) for _, i, _ in good]
     groups = np.array([g for _, _, g in good], np.int64)

@@ -79,12 +79,12 @@ class Agreement(Settings):
 
 
 class Cleaning(Settings):
-    """Step 01."""
+    """Step 01. more_than: the verified neighbours that an image must exceed; -1 keeps every image."""
 
     representation: Representation = Representation()
     neighbours: Positive = 1000
     same_label: Positive = 100
-    more_than: Annotated[int, Field(ge=0)] = 2
+    more_than: Annotated[int, Field(ge=-1)] = 2
     min_images: Positive = 2
     agreement: Agreement | None = None
 
@@ -153,7 +153,14 @@ class Recognition(Settings):
 
     vote_neighbours: Positive = 3
     inlier_cap: Positive = 70
+    inlier_floor: Annotated[int, Field(ge=0)] = 0
     ban_above: Positive | None = 30
+
+    @model_validator(mode="after")
+    def _floor_below_cap(self) -> "Recognition":
+        if self.inlier_floor >= self.inlier_cap:
+            raise ValueError(f"inlier_floor must be below inlier_cap, {self.inlier_cap}")
+        return self
 
 
 class Recipe(Settings):

@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and the record that tells whether a file is still up to date."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -26,6 +27,21 @@ def atomic_path(target: Path) -> Iterator[Path]:
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock_run(folder: Path) -> Iterator[None]:
+    """Hold a run's folder, so that two steps at once do not write the same files. Raises UserError if it is held.
+
+    The system lets the lock go when the process ends, however it ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another step is at work in {folder}; wait for it, or set run=NAME") from None
+        yield
 
 
 def write_json(path: Path, value: object) -> None:

@@ -10,9 +10,13 @@ def similarity_term(cosine: np.ndarray) -> np.ndarray:
     return 2 * cosine - 1
 
 
-def inlier_term(inliers: np.ndarray, cap: int) -> np.ndarray:
-    """min(cap, inliers) / cap (authors' recognition, cap 70)."""
-    return np.minimum(inliers, cap) / cap
+def inlier_term(inliers: np.ndarray, cap: int, floor: int = 0) -> np.ndarray:
+    """min(cap, inliers) / cap (authors' recognition, cap 70), in 0..1.
+
+    With a floor, counts up to it give 0 and the rest is stretched to 0..1: a wrong pair has some inliers by
+    chance, and where right ones have not many more these would be noise.
+    """
+    return np.clip(inliers - floor, 0, cap - floor) / (cap - floor)
 
 
 def vote(labels: np.ndarray, terms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
