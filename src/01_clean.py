@@ -10,7 +10,7 @@ import pandas as pd
 
 from landmark.cli import run_step
 from landmark.competition import Competition, open_competition, write_table
-from landmark.recipe import Recipe
+from landmark.recipe import Recipe, weights_files
 from landmark.store import Job
 
 
@@ -19,7 +19,8 @@ def main(recipe: Recipe) -> None:
     clean, decisions = recipe.work / "train_clean.csv", recipe.work / "clean_decisions.csv"
     job = Job(
         recipe.work / "done" / "01_clean.json",
-        reads={competition.table("train.csv"): "it belongs to the competition's data"},
+        reads={competition.table("train.csv"): "it belongs to the competition's data"}
+        | weights_files(recipe.cleaning.representation.weights),
         settings={
             "cleaning": recipe.cleaning.model_dump(),
             "local_features": recipe.local_features.model_dump(),
@@ -46,7 +47,7 @@ def main(recipe: Recipe) -> None:
 
 
 def judge(recipe: Recipe, competition: Competition) -> pd.DataFrame:
-    """One row per train image: id, landmark_id, neighbours, verified, support, kept, reason."""
+    """The decisions, one row per train image (see cleaning.decide)."""
     # Imported here, so that a step with nothing to do ends before torch is loaded.
     from landmark import cleaning
     from landmark.descriptors import describe_split
@@ -66,21 +67,20 @@ def judge(recipe: Recipe, competition: Competition) -> pd.DataFrame:
     verified = verified_pairs(recipe, competition, ids, labels, neighbours)
     seen = pd.DataFrame({"id": ids, "landmark_id": labels, "neighbours": [len(row) for row in neighbours]})
     seen["verified"] = cleaning.count_verified(neighbours, verified)
-    seen["support"] = 0.0
+    minimum = None
     if settings.agreement:
+        minimum = settings.agreement.min_support
         seeds = seen["verified"].to_numpy() > 0
-        seen["support"] = cleaning.agreement_support(
-            vectors, labels, seeds, settings.agreement, recipe.memory_gib
-        ).round(4)
-    minimum = settings.agreement.min_support if settings.agreement else None
+        seen["voted"], support = cleaning.agreement(vectors, labels, seeds, settings.agreement, recipe.memory_gib)
+        seen["support"] = support.round(4)
     judged = cleaning.decide(seen, settings.more_than, minimum, settings.min_images)
-    left_out = [
-        {"id": i, "landmark_id": frame.loc[i, "landmark_id"], "kept": False, "reason": f"the image {why}"}
-        for i, why in bad.items()
-    ]
-    whole = pd.concat([judged, pd.DataFrame(left_out)]) if left_out else judged
-    counts = {"neighbours": np.int64, "verified": np.int64}
-    return whole.fillna({"neighbours": 0, "verified": 0, "support": 0.0}).astype(counts)
+    unread = pd.DataFrame({"id": list(bad), "reason": [f"the image {why}" for why in bad.values()]})
+    unread = unread.assign(
+        landmark_id=frame.loc[list(bad), "landmark_id"].to_numpy(), kept=False, contradicted=False
+    )
+    whole = pd.concat([judged, unread]) if bad else judged
+    # Nullable numbers: what was never looked at stays empty.
+    return whole.astype({name: "Int64" for name in ("neighbours", "verified", "voted") if name in whole})
 
 
 def verified_pairs(

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from landmark.cli import run_step
 from landmark.competition import SPLITS, Competition, open_competition
-from landmark.descriptor_files import DescriptorFile, concatenate
-from landmark.errors import UserError
+from landmark.descriptor_files import DescriptorFile
 from landmark.fitting import model_path
-from landmark.recipe import Model, Recipe
+from landmark.recipe import Model, Recipe, weights_files
 from landmark.store import Job
 
 
@@ -25,9 +24,9 @@ def main(recipe: Recipe) -> None:
 
 
 def checkpoint_of(recipe: Recipe, model: Model) -> dict[Path, str]:
-    """The trained model's file, and how to make it; nothing for a model that is not trained."""
+    """The file with the model's weights, and how to come by it; nothing for ImageNet's or none."""
     if model.loss is None:
-        return {}
+        return weights_files(model.weights)
     step = (
         "step 03 makes it: python src/03_finetune.py"
         if model.finetune
@@ -62,7 +61,7 @@ def extract_model(recipe: Recipe, competition: Competition, model: Model) -> Non
 
         if net is None:
             net = DescriptorNet(model.backbone, model.training.dim if model.loss else 0, model.gem_p)
-            if checkpoint:
+            if model.loss:
                 load_model(next(iter(checkpoint)), net)
             else:
                 load_backbone(net, model.backbone, model.weights)
@@ -88,12 +87,10 @@ def join_models(recipe: Recipe, split: str) -> None:
     if job.is_done():
         return
     job.start()
-    vectors, ids = zip(*(member.read() for member in members), strict=True)
-    if any(other != ids[0] for other in ids):
-        raise UserError(f"{folder}: the models do not describe the same {split} images; delete it and run step 04")
-    joined.write(concatenate(list(vectors), weights), ids[0], bad={})
+    joined.write_joined(members, weights)
     job.finish()
-    print(f"04 extract: {split}: {len(ids[0])} descriptors of {sum(v.shape[1] for v in vectors)} numbers")
+    vectors, _ = joined.read()
+    print(f"04 extract: {split}: {len(vectors)} descriptors of {vectors.shape[1]} numbers")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ def main(recipe: Recipe) -> None:
             "gallery": recipe.gallery,
             "local_features": recipe.local_features.model_dump(),
             "verification": recipe.verification.model_dump(),
+            "images": [competition.state("train"), competition.state("test")],
         },
         writes=[plain, final, neighbours],
     )

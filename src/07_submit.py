@@ -29,14 +29,14 @@ def main(recipe: Recipe) -> None:
     folder = recipe.submissions
     retrieval, recognition = folder / "retrieval.csv", folder / "recognition.csv"
     scores, picture = folder / "scores.json", folder / "retrieved.jpg"
-    solutions = [competition.table(f"{task}_solution.csv") for task in ("retrieval", "recognition")]
+    solutions = {task: competition.solution(task) for task in ("retrieval", "recognition")}
     reads = {
         recipe.work / f"{task}{kind}.csv": f"step {step} makes it: python src/{step}_{verb}.py"
         for task, step, verb in (("retrieval", "05", "retrieve"), ("recognition", "06", "recognize"))
         for kind in ("", "_plain")
     }
     reads |= {competition.table(f"{split}.csv"): "it belongs to the data" for split in ("train", "index", "test")}
-    reads |= {path: "" for path in solutions if path.exists()}
+    reads |= {path: "" for path in solutions.values() if path}
     job = Job(
         recipe.work / "done" / "07_submit.json",
         reads=reads,
@@ -48,10 +48,10 @@ def main(recipe: Recipe) -> None:
     else:
         job.start()
         submit(recipe, competition, retrieval, recognition)
-        write_json(scores, score(recipe, *solutions))
+        write_json(scores, score(recipe, solutions))
         from landmark.report import draw_retrieved
 
-        draw_retrieved(picture, competition, read_retrieval(retrieval), solutions[0])
+        draw_retrieved(picture, competition, read_retrieval(retrieval), solutions["retrieval"])
         job.finish()
     show(scores)
     print(f"submissions: {retrieval}, {recognition}\nwhat was retrieved: {picture}\nscores: {scores}")
@@ -69,20 +69,20 @@ def submit(recipe: Recipe, competition: Competition, retrieval: Path, recognitio
     validate_recognition(recognition, test_ids, competition.train["landmark_id"].tolist())
 
 
-def score(recipe: Recipe, retrieval_solution: Path, recognition_solution: Path) -> dict:
+def score(recipe: Recipe, solutions: dict[str, Path | None]) -> dict:
     """mAP@100 and GAP for all, Public and Private rows, as far as the solutions are there.
 
     "plain" is before re-ranking, and before the inlier term and the ban.
     """
     scores = {}
-    if retrieval_solution.exists():
-        truth = read_solution(retrieval_solution, "retrieval")
+    if solutions["retrieval"]:
+        truth = read_solution(solutions["retrieval"], "retrieval")
         scores["retrieval"] = {
             name: score_retrieval(truth, read_retrieval(recipe.work / file))
             for name, file in (("map100_plain", "retrieval_plain.csv"), ("map100", "retrieval.csv"))
         }
-    if recognition_solution.exists():
-        truth = read_solution(recognition_solution, "recognition")
+    if solutions["recognition"]:
+        truth = read_solution(solutions["recognition"], "recognition")
         scores["recognition"] = {
             name: score_recognition(truth, read_recognition(recipe.work / file))
             for name, file in (("gap_plain", "recognition_plain.csv"), ("gap", "recognition.csv"))

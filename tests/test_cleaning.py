@@ -42,7 +42,7 @@ def test_pairs_come_label_by_label():
 
 def frame(**columns):
     size = len(columns["verified"])
-    defaults = {"landmark_id": [1] * size, "neighbours": [9] * size, "support": [0.0] * size}
+    defaults = {"landmark_id": [1] * size, "neighbours": [9] * size, "voted": [1] * size, "support": [0.0] * size}
     return pd.DataFrame(defaults | columns)
 
 
@@ -67,30 +67,36 @@ def test_a_label_left_with_one_image_drops():
     assert judged["reason"][2] == "label left with too few images"
 
 
-def test_agreement_keeps_what_geometry_leaves_out():
-    table = frame(verified=[3, 0, 0, 3], support=[0.0, 0.5, 0.1, 0.0])
-    assert cleaning.decide(table, 2, 0.2, 2)["kept"].tolist() == [True, True, False, True]
-    assert cleaning.decide(table, 2, None, 2)["kept"].tolist() == [True, False, False, True]
+def test_agreement_keeps_what_geometry_leaves_out_and_marks_what_it_contradicts():
+    table = frame(verified=[3, 0, 0, 0, 3], voted=[1, 1, 1, 2, 2], support=[0.0, 0.5, 0.1, 0.5, 0.5])
+    judged = cleaning.decide(table, more_than=2, min_support=0.2, min_images=2)
+    assert judged["kept"].tolist() == [True, True, False, False, True]
+    assert judged["contradicted"].tolist() == [False, False, False, True, False]
+    assert judged["reason"][3] == "verified images vote for another label"
+    without = cleaning.decide(table, more_than=2, min_support=None, min_images=2)
+    assert without["kept"].tolist() == [True, False, False, False, True] and not without["contradicted"].any()
 
 
-def test_support_is_the_vote_of_the_proved_images_without_the_image_itself():
+def test_the_proved_images_vote_on_every_image_but_themselves():
     vectors = on_circle(0, 10, 20, 90, 100, 5, 95)
     labels = np.array([1, 1, 1, 2, 2, 1, 1])
     seeds = np.array([True, True, True, True, True, False, False])
-    support = cleaning.agreement_support(vectors, labels, seeds, Agreement(neighbours=2, min_support=0.2), 1)
+    voted, support = cleaning.agreement(vectors, labels, seeds, Agreement(neighbours=2, min_support=0.2), 1)
 
     def similarity(*degrees):
         return sum(2 * np.cos(np.radians(d)) - 1 for d in degrees) / 2
 
     # 0 is backed by 10 and 20; 5 by 0 and 10; 95 (labelled 1) is among 90 and 100 of label 2.
+    assert voted[[0, 5, 6]].tolist() == [1, 1, 2]
     assert support[0] == pytest.approx(similarity(10, 20), abs=1e-5)
     assert support[5] == pytest.approx(similarity(5, 5), abs=1e-5)
-    assert support[6] == 0
+    assert support[6] == pytest.approx(similarity(5, 5), abs=1e-5)
 
 
 def test_without_a_proved_image_nothing_is_backed():
-    support = cleaning.agreement_support(on_circle(0, 1, 2), np.ones(3, int), np.zeros(3, bool), Agreement(), 1)
-    assert support.tolist() == [0, 0, 0]
+    labels = np.array([4, 4, 5])
+    voted, support = cleaning.agreement(on_circle(0, 1, 2), labels, np.zeros(3, bool), Agreement(), 1)
+    assert voted.tolist() == labels.tolist() and support.tolist() == [0, 0, 0]
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the photographs of ../shared")

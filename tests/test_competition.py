@@ -1,5 +1,7 @@
 """A folder of one's own: GLDv2 layout, class folders, and what is wrong with a third."""
 
+import shutil
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -90,9 +92,13 @@ def test_a_gldv2_folder_is_taken_as_it_is(tiny_data):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id,url,landmark_id\na,,7\nb,,x\n", "row 3: landmark_id 'x' is not a whole number"),
-        ("id,url,landmark_id\na,,7\na,,7\n", "row 3: id 'a' stands there twice"),
-        ("id,url\na,\n", "no column landmark_id"),
+        ("id,url,landmark_id\nabc,,7\nabd,,x\n", "row 3: landmark_id 'x' is not a whole number"),
+        ("id,url,landmark_id\nabc,,7.5\n", "row 2: landmark_id '7.5' is not a whole number"),
+        ("id,url,landmark_id\nabc,,7\nabc,,7\n", "row 3: id 'abc' stands there twice"),
+        ("id,url,landmark_id\nabc,,7\nmy photo,,7\n", "row 3: id 'my photo' is not an image id"),
+        ("id,url,landmark_id\n../../etc/x,,7\n", "row 2: id '../../etc/x' is not an image id"),
+        ("id,url,landmark_id\n12,,7\n", "row 2: id '12' is not an image id"),
+        ("id,url\nabc,\n", "no column landmark_id"),
         ("", "not a readable CSV"),
     ],
 )
@@ -101,6 +107,32 @@ def test_faults_of_train_csv_are_named_by_row(tmp_path, text, message):
     found = open_competition(load_recipe("photos", [f"data={tmp_path}"]))
     with pytest.raises(UserError, match=message):
         _ = found.train
+
+
+def test_the_published_name_of_a_solution_is_found(tmp_path):
+    (tmp_path / "train.csv").write_text("id,url,landmark_id\nabc,,7\n")
+    found = open_competition(load_recipe("photos", [f"data={tmp_path}"]))
+    assert found.solution("retrieval") is None
+    (tmp_path / "retrieval_solution_v2.1.csv").write_text("id,images,Usage\n")
+    assert found.solution("retrieval").name == "retrieval_solution_v2.1.csv"
+
+
+@pytest.mark.parametrize(("count", "shares"), [(1, (1, 0, 0)), (2, (1, 0, 1)), (3, (1, 1, 1)), (10, (5, 3, 2))])
+def test_small_classes_have_a_query_only_where_something_can_be_found(classes, count, shares):
+    for k in range(count):
+        path = classes / "small" / f"{k}.png"
+        path.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(path), np.full((8, 8, 3), k, np.uint8))
+    found = open_competition(recipe_for(classes, "work"))
+    counts = (sum(found.path(s, i).parent.name == "small" for i in found.ids(s)) for s in competition.SPLITS)
+    assert tuple(counts) == shares
+
+
+def test_classes_too_small_to_search_in_are_an_error_before_any_work(classes):
+    for name in ("Eiffel Tower", "Père Lachaise"):
+        shutil.rmtree(classes / name)
+    with pytest.raises(UserError, match="no class of three or more images"):
+        open_competition(recipe_for(classes, "work"))
 
 
 def test_a_folder_with_nothing_usable_says_what_is_expected(tmp_path):

@@ -56,6 +56,14 @@ def test_images_are_rgb_and_broken_ones_say_why(tmp_path):
         read_image(tmp_path / "absent.jpg")
 
 
+@pytest.mark.parametrize("shape", [(8, 9), (8, 9, 4), (1, 1, 3)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_grey_transparent_and_deep_images_become_rgb_of_eight_bits(tmp_path, shape, dtype):
+    cv2.imwrite(str(tmp_path / "a.png"), np.full(shape, np.iinfo(dtype).max // 2, dtype))
+    image = read_image(tmp_path / "a.png")
+    assert image.shape == (*shape[:2], 3) and image.dtype == np.uint8 and abs(int(image[0, 0, 0]) - 127) <= 1
+
+
 def test_crop_scale_cuts_below_one_and_pads_above():
     image = np.full((40, 60, 3), 200, np.uint8)
     image[:, :30] = 100

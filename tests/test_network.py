@@ -61,7 +61,7 @@ def test_descriptors_have_unit_length():
 
 def test_missing_weights_off_line_are_an_error_without_a_try_of_the_network(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr(network.socket, "create_connection", lambda *_, **__: pytest.fail("tried the network"))
+    monkeypatch.setattr(network, "urlopen", lambda *_, **__: pytest.fail("tried the network"))
     net = DescriptorNet("resnet18", 0, 3.0)
     with pytest.raises(UserError, match="resnet18 .*off-line.*weights=none.*tf_efficientnet_lite0"):
         load_backbone(net, "resnet18", "imagenet")
@@ -72,7 +72,7 @@ def test_an_unreachable_hub_is_an_error_and_not_a_minute_of_retries(monkeypatch)
         raise OSError("no route")
 
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(network.socket, "create_connection", refuse)
+    monkeypatch.setattr(network, "urlopen", refuse)
     with pytest.raises(UserError, match="resnet18"):
         load_backbone(DescriptorNet("resnet18", 0, 3.0), "resnet18", "imagenet")
 
@@ -88,6 +88,24 @@ def test_weights_from_a_file_fit_or_are_named(tmp_path):
         load_backbone(DescriptorNet("resnet18", 0, 3.0), "resnet18", str(tmp_path / "weights.pt"))
     with pytest.raises(UserError, match="absent.pt is not there"):
         load_backbone(net, "test_resnet", str(tmp_path / "absent.pt"))
+
+
+@pytest.mark.parametrize("content", [b"no weights", b""])
+def test_a_foreign_file_of_weights_is_named(tmp_path, content):
+    (tmp_path / "w.pt").write_bytes(content)
+    with pytest.raises(UserError, match="w.pt: not a file of torch weights, or damaged"):
+        load_backbone(DescriptorNet("test_resnet", 0, 3.0), "test_resnet", str(tmp_path / "w.pt"))
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path):
+    torch.save({"state_dict": pytest.raises}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match="w.pt: not a file of torch weights, or damaged"):
+        load_backbone(DescriptorNet("test_resnet", 0, 3.0), "test_resnet", str(tmp_path / "w.pt"))
+
+
+def test_a_backbone_without_feature_maps_is_named():
+    with pytest.raises(UserError, match="test_vit .*only convolutional"):
+        DescriptorNet("test_vit", 0, 3.0).eval()(torch.zeros(1, 3, 160, 160))
 
 
 def test_an_unknown_backbone_is_named():

@@ -78,23 +78,23 @@ def at_hand(project, tiny_data):
 def test_step_by_step_from_another_folder_equals_a_run_that_was_killed(at_hand, run_step, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
+    seconds = {}
     for step in STEPS:
+        begin = time.monotonic()
         run_step(step, "--recipe", "tiny", cwd=elsewhere)
+        seconds[step] = time.monotonic() - begin
     assert list(elsewhere.iterdir()) == []
     undisturbed = contents(at_hand / "input/tiny") | contents(at_hand / "submissions/tiny")
     shutil.rmtree(at_hand / "input/tiny")
     shutil.rmtree(at_hand / "submissions/tiny")
     for step in STEPS:
-        # Killed once, as soon as it has written something or after two seconds, then run to its end.
         command = [sys.executable, str(at_hand / "src" / f"{step}.py"), "--recipe", "tiny"]
-        killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        before, begin = set(at_hand.glob("input/tiny/**/*")), time.monotonic()
-        while killed.poll() is None and time.monotonic() < begin + 2:
-            if set(at_hand.glob("input/tiny/**/*")) - before:
-                break
-            time.sleep(0.01)
-        killed.send_signal(signal.SIGKILL)
-        killed.wait()
+        # Killed half-way and again shortly before its end, then run to its end.
+        for share in (0.6, 0.9):
+            killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            time.sleep(share * seconds[step])
+            killed.send_signal(signal.SIGKILL)
+            killed.wait()
         run_step(step, "--recipe", "tiny")
     again = contents(at_hand / "input/tiny") | contents(at_hand / "submissions/tiny")
     assert again.keys() == undisturbed.keys()

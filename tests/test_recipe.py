@@ -41,6 +41,22 @@ def test_overrides_reach_nested_settings_and_models_by_name_or_number():
     assert recipe.models[0].weight == 0.25
 
 
+def test_an_override_reaches_one_model_alone_where_yaml_shares_settings():
+    changed = load_recipe("gld2019", ["data=/x", "models.seresnext101-arcface.training.batch_size=4"])
+    assert [m.training.batch_size for m in changed.models] == [32, 4, 32, 32, 32, 32]
+
+
+@pytest.mark.parametrize("name", ["Photos #1", "007", "Trip: Rome", "[x]"])
+def test_names_of_folders_are_taken_as_they_are(tmp_path, name):
+    assert load_recipe("photos", [f"data={tmp_path / name}"]).data == tmp_path / name
+
+
+def test_paths_of_weights_mean_the_same_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("sample", ["models.0.weights=w.pt"])
+    assert recipe.models[0].weights == str(tmp_path / "w.pt") and recipe.models[1].weights == "imagenet"
+
+
 def test_other_data_makes_another_run(tmp_path, monkeypatch):
     assert load_recipe("sample").run == "sample"
     assert load_recipe("sample").data == ROOT / "input" / "sample_competition"
@@ -61,6 +77,7 @@ def test_other_data_makes_another_run(tmp_path, monkeypatch):
         ("models.arcface.training.learning_rate=-1", "learning_rate: .*greater than 0"),
         ("verification.model=euclid", "verification.model: .*'homography' or 'affine'.*'euclid'"),
         ("recognition.inlier_floor=30", "recognition: inlier_floor must be below inlier_cap, 30"),
+        ("models.1.name=imagenet-finetuned", "must not end in -finetuned"),
         ("models.1.name=imagenet", "two have the same name"),
         ("models.cosface.weight=1", "nothing called 'cosface'"),
         ("models.arcface.name.x=1", "nothing called 'x'"),

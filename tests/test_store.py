@@ -1,14 +1,11 @@
 """Atomic files, and the record that tells when work is out of date."""
 
 import os
-import subprocess
-import sys
 
 import pytest
-from conftest import SOURCE
 
 from landmark.errors import UserError
-from landmark.store import Job, atomic_path, lock_run
+from landmark.store import Job, atomic_path
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -78,18 +75,11 @@ def test_the_key_follows_settings_and_inputs(make_job):
     assert make(a=1).key() != key
 
 
-def test_a_run_is_held_by_one_process_and_free_again_when_that_ends(tmp_path):
-    program = (
-        "import pathlib, sys; from landmark.store import lock_run\n"
-        "with lock_run(pathlib.Path(sys.argv[1])): print('held', flush=True); input()"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    source = os.environ | {"PYTHONPATH": str(SOURCE / "src")}
-    held = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=source)
-    assert held.stdout.readline() == b"held\n"
-    with pytest.raises(UserError, match="another step is at work"), lock_run(tmp_path):
-        pass
-    held.kill()
-    held.wait()
-    with lock_run(tmp_path):
-        pass
+def test_inputs_that_change_while_the_work_is_under_way_make_it_out_of_date(make_job):
+    make, source, target = make_job
+    job = make(a=1)
+    job.start()
+    source.write_text("changed meanwhile")
+    target.write_text("made from the old")
+    job.finish()
+    assert not make(a=1).is_done()

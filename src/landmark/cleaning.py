@@ -32,8 +32,9 @@ def same_label_neighbours(
 
 def pairs_of(neighbours: list[np.ndarray]) -> np.ndarray:
     """Each unordered pair once: (P, 2) with the lower row first, sorted."""
-    pairs = [(min(i, j), max(i, j)) for i, row in enumerate(neighbours) for j in row.tolist()]
-    return np.unique(np.array(pairs, np.int64).reshape(-1, 2), axis=0)
+    own = np.repeat(np.arange(len(neighbours)), [len(row) for row in neighbours])
+    other = np.concatenate([np.zeros(0, np.int64), *neighbours])
+    return np.unique(np.sort(np.stack([own, other], axis=1), axis=1), axis=0)
 
 
 def pairs_by_label(pairs: np.ndarray, labels: np.ndarray) -> Iterator[np.ndarray]:
@@ -53,20 +54,20 @@ def count_verified(neighbours: list[np.ndarray], verified_pairs: np.ndarray) -> 
     )
 
 
-def agreement_support(
+def agreement(
     vectors: np.ndarray, labels: np.ndarray, seeds: np.ndarray, settings: Agreement, memory_gib: float
-) -> np.ndarray:
-    """How strongly an image's nearest verified images back its label: (N,) float64, 0 where they vote otherwise.
+) -> tuple[np.ndarray, np.ndarray]:
+    """The label that an image's nearest verified images vote for, and how strongly: (N,) int64, (N,) float64.
 
     On small sets geometry alone is scarce: a landmark seen from all sides in forty photographs leaves many right
     ones without a single verified partner. Here the images with at least one (`seeds`, (N,) bool) vote, as in
     recognition, on every image but themselves; the support is the sum of 1 - squared distance over those of the
-    image's own label, divided by the number of voters.
+    winning label, divided by the number of voters. Without voters the label is the image's own, the support 0.
     """
     gallery = np.flatnonzero(seeds)
     voters = min(settings.neighbours, len(gallery) - 1)
     if voters < 1:
-        return np.zeros(len(labels))
+        return labels.copy(), np.zeros(len(labels))
     cosine, found = top_k(vectors, vectors[gallery], voters + 1, memory_gib)
     rows = gallery[found]
     # A stable sort sends the image itself, if it is there, behind the others.
@@ -74,17 +75,22 @@ def agreement_support(
     order = np.argsort(itself, axis=1, kind="stable")[:, :voters]
     rows, cosine = np.take_along_axis(rows, order, axis=1), np.take_along_axis(cosine, order, axis=1)
     winner, total = vote(labels[rows], similarity_term(cosine))
-    return np.where(winner == labels, np.maximum(total, 0) / voters, 0.0)
+    return winner, total / voters
 
 
 def decide(frame: pd.DataFrame, more_than: int, min_support: float | None, min_images: int) -> pd.DataFrame:
-    """Add `kept` (bool) and `reason` to a table with landmark_id, neighbours, verified and support.
+    """Add `kept`, `contradicted` (bool) and `reason` to a table with landmark_id, neighbours, verified and, where
+    agreement is in use (min_support is not None), voted and support.
 
-    An image is kept when more than `more_than` neighbours verify or, where agreement is in use, its support
-    reaches `min_support`. A label left with fewer than `min_images` images is dropped.
+    An image is kept when more than `more_than` neighbours verify, or verified images vote for its label with
+    `min_support`; with that support for another label it is contradicted, and with less undecided. A label left
+    with fewer than `min_images` images is dropped.
     """
     by_geometry = frame["verified"] > more_than
-    by_agreement = frame["support"] >= min_support if min_support is not None else frame["verified"] < 0
+    by_agreement = contradicted = pd.Series(False, index=frame.index)
+    if min_support is not None:
+        strong, own = frame["support"] >= min_support, frame["voted"] == frame["landmark_id"]
+        by_agreement, contradicted = strong & own, strong & ~own & ~by_geometry
     kept = by_geometry | by_agreement
     left = kept.groupby(frame["landmark_id"]).transform("sum")
     reason = np.select(
@@ -92,6 +98,7 @@ def decide(frame: pd.DataFrame, more_than: int, min_support: float | None, min_i
             kept & (left < min_images),
             by_geometry,
             by_agreement,
+            contradicted,
             frame["neighbours"] == 0,
             frame["verified"] == 0,
         ],
@@ -99,9 +106,10 @@ def decide(frame: pd.DataFrame, more_than: int, min_support: float | None, min_i
             "label left with too few images",
             "verified" if more_than >= 0 else "every image is kept",
             "agrees with verified images",
+            "verified images vote for another label",
             "no neighbour of its label",
             "no neighbour verifies",
         ],
         "too few neighbours verify",
     )
-    return frame.assign(kept=kept & (left >= min_images), reason=reason)
+    return frame.assign(kept=kept & (left >= min_images), contradicted=contradicted, reason=reason)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from landmark.errors import UserError
 from landmark.recipe import Recipe, load_recipe
-from landmark.store import lock_run
+from landmark.runs import hold_run
 
 
 def run_step(main: Callable[[Recipe], None]) -> None:
@@ -27,9 +27,10 @@ def run_step(main: Callable[[Recipe], None]) -> None:
         return
     try:
         recipe = load_recipe(arguments.recipe, arguments.set)
-        with lock_run(recipe.work):
+        with hold_run(recipe):
             main(recipe)
-    except UserError as error:
+    except (UserError, OSError) as error:
+        # An OSError is a full disk, a missing right or the like; its text names the file.
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

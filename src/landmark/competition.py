@@ -14,8 +14,8 @@ from landmark.store import atomic_path
 
 SPLITS = ("train", "index", "test")
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-# Of every class of a plain folder: half to learn from, then the database, then the queries.
-_SHARES = {"train": 0.5, "index": 0.3, "test": 0.2}
+# Of every class of a plain folder; the rest, about half, is to learn from.
+_INDEX_SHARE, _TEST_SHARE = 0.3, 0.2
 
 
 class Competition:
@@ -35,20 +35,20 @@ class Competition:
     def train(self) -> pd.DataFrame:
         """Columns id (str) and landmark_id (int64), in file order."""
         path = self.table("train.csv")
-        frame = read_table(path, ["id", "landmark_id"])
-        bad = pd.to_numeric(frame["landmark_id"], errors="coerce").isna()
-        if bad.any():
-            row = int(bad.to_numpy().argmax())
-            raise UserError(
-                f"{path}, row {row + 2}: landmark_id {frame['landmark_id'][row]!r} is not a whole number"
-            )
+        frame = _read_ids(path, ["id", "landmark_id"])
+        _refuse(path, frame["landmark_id"], r"-?\d{1,18}", "is not a whole number")
         return frame.astype({"landmark_id": np.int64})
 
     def ids(self, split: str) -> list[str]:
         """Image ids of train, index or test, in file order."""
         if split == "train":
             return self.train["id"].tolist()
-        return read_table(self.table(f"{split}.csv"), ["id"])["id"].tolist()
+        return _read_ids(self.table(f"{split}.csv"), ["id"])["id"].tolist()
+
+    def solution(self, task: str) -> Path | None:
+        """The solution of "retrieval" or "recognition", under its plain or its published name, or None."""
+        names = (f"{task}_solution.csv", f"{task}_solution_v2.1.csv")
+        return next((path for name in names if (path := self.table(name)).exists()), None)
 
     def path(self, split: str, image_id: str) -> Path:
         """Where the image lies: <split>/a/b/c/<id>.jpg, or for class folders where the user has it."""
@@ -96,15 +96,19 @@ def open_competition(recipe: Recipe) -> Competition:
         raise UserError(
             f"data: {data} holds neither train.csv (GLDv2 layout) nor class folders with images (class/image.jpg)"
         )
+    images = _split(files, recipe.seed)
+    if set(SPLITS) - set(images["split"]):
+        raise UserError(f"data: {data} has no class of three or more images; there is nothing to search in")
     tables = recipe.work / "competition"
-    _write_tables(_split(files, recipe.seed), tables)
+    _write_tables(images, tables)
     return Competition(data, tables)
 
 
 def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
     """Columns of a CSV as text, each value of the first once. Raises UserError that names file and row."""
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        # Without index_col=False a comma too many at the end of a row would shift the columns.
+        frame = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; it belongs to the competition's data") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -115,8 +119,23 @@ def read_table(path: Path, columns: list[str]) -> pd.DataFrame:
     key = frame[columns[0]]
     if key.duplicated().any():
         row = int(key.duplicated().to_numpy().argmax())
-        raise UserError(f"{path}, row {row + 2}: {columns[0]} {key[row]!r} stands there twice")
+        raise UserError(f"{path}, row {row + 2}: {columns[0]} {key.iloc[row]!r} stands there twice")
     return frame[columns]
+
+
+def _read_ids(path: Path, columns: list[str]) -> pd.DataFrame:
+    """A table of images. Ids become file names and stand in space-separated lists, so they must be plain."""
+    frame = read_table(path, columns)
+    _refuse(path, frame["id"], r"[A-Za-z0-9_-]{3,}", "is not an image id: three or more of A-Z a-z 0-9 _ -")
+    return frame
+
+
+def _refuse(path: Path, values: pd.Series, pattern: str, why: str) -> None:
+    """Raise UserError for the first value that is not of the pattern."""
+    wrong = ~values.str.fullmatch(pattern).to_numpy(bool)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise UserError(f"{path}, row {row + 2}: {values.name} {values.iloc[row]!r} {why}")
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
@@ -132,23 +151,37 @@ def _class_files(data: Path) -> dict[str, list[Path]]:
         images = sorted(
             p.relative_to(data)
             for p in folder.rglob("*")
-            if p.suffix.lower() in _SUFFIXES and not p.name.startswith(".")
+            if p.suffix.lower() in _SUFFIXES
+            and not any(part.startswith(".") for part in p.relative_to(data).parts)
         )
+        for image in images:
+            if not _is_text(str(image)):
+                raise UserError(f"data: the name {str(image)!r} in {data} is not UTF-8; rename it")
         if images:
             classes[folder.name] = images
     return classes
 
 
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _split(files: dict[str, list[Path]], seed: int) -> pd.DataFrame:
-    """Columns id, path, split, landmark_id, name: every class cut by _SHARES, at least one image to train."""
+    """Columns id, path, split, landmark_id, name; a class of three or more images is in every split."""
     rows = []
     for number, (name, paths) in enumerate(files.items()):
         # Seeded by class and not by position, so that a new class leaves the others' splits alone.
         class_seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
         order = np.random.default_rng([seed, class_seed]).permutation(len(paths))
-        cuts = np.round(np.cumsum([_SHARES["train"], _SHARES["index"]]) * len(paths)).astype(int)
-        cuts[0] = max(cuts[0], 1)
-        for split, members in zip(SPLITS, np.split(order, np.maximum.accumulate(cuts)), strict=True):
+        count = len(paths)
+        test = max(1, round(_TEST_SHARE * count)) if count > 1 else 0
+        index = max(1, round(_INDEX_SHARE * count)) if count > 2 else 0
+        cuts = [count - index - test, count - test]
+        for split, members in zip(SPLITS, np.split(order, cuts), strict=True):
             for i in sorted(members):
                 key = hashlib.blake2b(paths[i].as_posix().encode(), digest_size=8).hexdigest()
                 rows.append((key, paths[i].as_posix(), split, number, name))

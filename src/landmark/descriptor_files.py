@@ -6,7 +6,10 @@ import numpy as np
 import pandas as pd
 
 from landmark.competition import write_table
+from landmark.errors import UserError
 from landmark.store import atomic_path
+
+_ROWS = 65_536  # that are joined at a time: 0.8 GB at 3072 numbers
 
 
 class DescriptorFile:
@@ -24,6 +27,24 @@ class DescriptorFile:
     def write(self, vectors: np.ndarray, ids: list[str], bad: dict[str, str]) -> None:
         with atomic_path(self.vectors_path) as part, part.open("wb") as file:
             np.save(file, vectors.astype(np.float16), allow_pickle=False)
+        self._write_ids(ids, bad)
+
+    def write_joined(self, members: list["DescriptorFile"], weights: list[float]) -> None:
+        """Write the ensemble of `members`, some rows at a time. Raises UserError if their images differ."""
+        vectors, ids = zip(*(member.read() for member in members), strict=True)
+        if any(other != ids[0] for other in ids):
+            folder = self.vectors_path.parent
+            raise UserError(f"{folder}: the models do not describe the same images; delete it and run step 04")
+        shape = len(ids[0]), sum(member.shape[1] for member in vectors)
+        with atomic_path(self.vectors_path) as part:
+            joined = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
+            for start in range(0, shape[0], _ROWS):
+                rows = slice(start, start + _ROWS)
+                joined[rows] = concatenate([member[rows] for member in vectors], weights)
+            joined.flush()
+        self._write_ids(ids[0], {})
+
+    def _write_ids(self, ids: list[str], bad: dict[str, str]) -> None:
         with atomic_path(self.ids_path) as part:
             part.write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
         write_table(self.skipped_path, pd.DataFrame(bad.items(), columns=["id", "reason"]))

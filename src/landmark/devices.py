@@ -10,6 +10,9 @@ from landmark.recipe import Recipe
 def pick_device(recipe: Recipe) -> torch.device:
     """The recipe's device; `auto` is CUDA where there is one, else the CPU. Raises UserError."""
     torch.set_num_threads(cores())
+    # Without these the same run on the same GPU may end with other bytes.
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
     if recipe.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

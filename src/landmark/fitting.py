@@ -10,7 +10,7 @@ from landmark.errors import UserError
 from landmark.images import BadImage, aspect_group, read_image
 from landmark.parallel import ordered_map
 from landmark.progress import track
-from landmark.recipe import Model, Optimisation, Recipe
+from landmark.recipe import Model, Optimisation, Recipe, weights_files
 from landmark.store import Job
 
 
@@ -26,7 +26,8 @@ def fit_model(
     clean, target = recipe.work / "train_clean.csv", model_path(recipe, model, finetune)
     history, skipped = target.with_suffix(".csv"), target.with_suffix(".skipped.csv")
     reads = {clean: "step 01 makes it: python src/01_clean.py"}
-    source = model_path(recipe, model, finetuned=False)
+    source, half_way = model_path(recipe, model, finetuned=False), target.with_suffix(".checkpoint.pt")
+    reads |= weights_files(model.weights)
     if finetune:
         reads[source] = "step 02 makes it: python src/02_train.py"
     job = Job(
@@ -41,6 +42,7 @@ def fit_model(
         writes=[target, history, skipped],
     )
     if job.is_done():
+        half_way.unlink(missing_ok=True)
         print(f"{step}: {model.name} is up to date ({target})")
         return
     job.start()
@@ -62,7 +64,6 @@ def fit_model(
         training.load_model(source, net, head)
     else:
         load_backbone(net, model.backbone, model.weights)
-    half_way = target.with_suffix(".checkpoint.pt")
     rows = training.train(
         net,
         head,

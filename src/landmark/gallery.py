@@ -24,23 +24,25 @@ def gallery_inputs(recipe: Recipe, competition: Competition) -> dict[Path, str]:
     vectors = DescriptorFile(recipe.work / "descriptors", "train")
     inputs = dict.fromkeys(vectors.paths, "step 04 makes it: python src/04_extract.py")
     inputs[competition.table("train.csv")] = "it belongs to the competition's data"
-    if recipe.gallery == "clean":
-        inputs[recipe.work / "train_clean.csv"] = "step 01 makes it: python src/01_clean.py"
+    if recipe.gallery != "all":
+        inputs[recipe.work / "clean_decisions.csv"] = "step 01 makes it: python src/01_clean.py"
     return inputs
 
 
 def load_gallery(recipe: Recipe, competition: Competition) -> Gallery:
-    """All described train images or, with `gallery: clean`, those that cleaning kept.
+    """The described train images that the recipe's `gallery` admits, by step 01's decisions.
 
-    A label that cleaning lost whole keeps its images, unproved as they are: without them it could never be
-    recognised.
+    all: every one, as the winners did. uncontradicted: all but those for which verified images vote otherwise.
+    clean: those that were kept; a label that cleaning lost whole keeps its images, unproved as they are, since
+    without them it could never be recognised.
     """
     vectors, ids = DescriptorFile(recipe.work / "descriptors", "train").read()
     label_of = dict(zip(competition.train["id"], competition.train["landmark_id"], strict=True))
     labels, ids = np.array([label_of[i] for i in ids], np.int64), np.array(ids)
     if recipe.gallery == "all":
         return Gallery(vectors, labels, ids)
-    clean = read_table(recipe.work / "train_clean.csv", ["landmark_id", "images"])
-    kept = np.isin(ids, np.array(" ".join(clean["images"]).split()))
-    kept |= ~np.isin(labels, clean["landmark_id"].astype(np.int64))
-    return Gallery(vectors[kept], labels[kept], ids[kept])
+    column = {"clean": "kept", "uncontradicted": "contradicted"}[recipe.gallery]
+    decisions = read_table(recipe.work / "clean_decisions.csv", ["id", column])
+    marked = np.isin(ids, decisions.loc[decisions[column] == "True", "id"].to_numpy(str))
+    admitted = ~marked if column == "contradicted" else marked | ~np.isin(labels, labels[marked])
+    return Gallery(vectors[admitted], labels[admitted], ids[admitted])

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from landmark.images import fit, read_image
+from landmark.images import BadImage, fit, read_image
 from landmark.parallel import ordered_map
 from landmark.recipe import LocalFeatureSettings
 
@@ -53,6 +53,11 @@ def extract_local(
 
     def one(entry: tuple[int, Path]) -> tuple[int, LocalFeatures]:
         key, path = entry
-        return key, rootsift(fit(read_image(path), settings.longest_side), settings.max_points)
+        try:
+            image = fit(read_image(path), settings.longest_side)
+        except BadImage:
+            # It could be read when it was described; now it verifies with nothing.
+            image = np.zeros((1, 1, 3), np.uint8)
+        return key, rootsift(image, settings.max_points)
 
     return dict(ordered_map(one, paths, workers))

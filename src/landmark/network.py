@@ -1,9 +1,10 @@
 """The descriptor network: timm backbone, GeM pooling and, for trained members, the neck of 512 dimensions."""
 
 import os
-import socket
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import timm
 import torch
@@ -41,12 +42,19 @@ class DescriptorNet(nn.Module):
             raise UserError(
                 f"backbone: timm has no model {backbone!r}" + (f"; did you mean {close}?" if close else "")
             ) from error
+        self.name = backbone
         self.pool = GeM(gem_p)
         features = self.backbone.num_features
         self.neck = nn.Sequential(nn.Linear(features, dim), nn.BatchNorm1d(dim)) if dim else nn.Identity()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.neck(self.pool(self.backbone.forward_features(images)))
+        maps = self.backbone.forward_features(images)
+        if maps.ndim != 4 or maps.shape[1] != self.backbone.num_features:
+            raise UserError(
+                f"backbone: {self.name} gives features of shape {tuple(maps.shape)}; only convolutional backbones"
+                " with (batch, channels, height, width) are supported"
+            )
+        return self.neck(self.pool(maps))
 
     def normalisation(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation (3,) of the inputs in 0..1 that the backbone expects."""
@@ -92,11 +100,21 @@ def load_backbone(net: DescriptorNet, name: str, weights: str) -> None:
     net.backbone.load_state_dict({k: state[k] for k in kept})
 
 
-def _file_state(path: Path) -> dict:
+def load_torch(path: Path, device: torch.device | str = "cpu") -> dict:
+    """A file of tensors and text, loaded so that it cannot run code. Raises UserError for anything else."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        loaded = torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError as error:
         raise UserError(f"weights: the file {path} is not there; give a path, imagenet, or none") from error
+    except Exception as error:  # what a foreign or damaged file raises is not documented
+        raise UserError(f"{path}: not a file of torch weights, or damaged ({type(error).__name__})") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path}: holds a {type(loaded).__name__}, not a dictionary of weights")
+    return loaded
+
+
+def _file_state(path: Path) -> dict:
+    state = load_torch(path)
     return state.get("state_dict", state)
 
 
@@ -141,7 +159,9 @@ def _hub_has(config) -> bool:
     if constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE") == "1":
         return False
     try:
-        socket.create_connection((urlsplit(address).hostname, 443), timeout=1).close()
+        urlopen(address, timeout=1).close()
+    except HTTPError:
+        return True  # it answers
     except OSError:
         return False
     return True

@@ -5,12 +5,13 @@ below are the whole list; an unknown or ill-typed setting is an error that names
 """
 
 import difflib
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from landmark.errors import UserError
 from landmark.parallel import cores
@@ -21,6 +22,21 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Sizes = Literal["XS", "XM", "S2", "L2"]
+# Settings that are text, whatever YAML would make of it: --set data="Trip: Rome #1"
+_TEXT = {"data", "run", "device", "weights"}
+
+
+def _weights(value: str) -> str:
+    return value if value in ("imagenet", "none") else str(Path(value).expanduser().resolve())
+
+
+# "imagenet", "none", or a file; a path is made absolute, so that it means the same from any folder.
+Weights = Annotated[str, AfterValidator(_weights)]
+
+
+def weights_files(weights: str) -> dict[Path, str]:
+    """The file behind a `weights` setting as a job's input, if it is one."""
+    return {} if weights in ("imagenet", "none") else {Path(weights): "give the path of a file, imagenet, or none"}
 
 
 class Settings(BaseModel):
@@ -51,7 +67,7 @@ class Representation(Scales):
     """The global descriptor that finds the neighbours for cleaning: pooled features of pretrained weights."""
 
     backbone: str = "tf_efficientnet_lite0"
-    weights: str = "imagenet"
+    weights: Weights = "imagenet"
     gem_p: Annotated[float, Field(gt=0)] = 3.0
 
 
@@ -101,7 +117,7 @@ class Optimisation(Settings):
 
     stages: list[Stage] = Field(min_length=1)
     sizes: Sizes = "S2"
-    batch_size: Annotated[int, Field(ge=2)] = 32
+    batch_size: Annotated[int, Field(ge=4)] = 32
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     head_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     final_learning_rate: Annotated[float, Field(ge=0)] = 3e-6
@@ -132,7 +148,7 @@ class Model(Settings):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
     backbone: str = "tf_efficientnet_lite0"
-    weights: str = "imagenet"
+    weights: Weights = "imagenet"
     gem_p: Annotated[float, Field(gt=0)] = 3.0
     loss: Literal["arcface", "cosface"] | None = "arcface"
     training: Training = Training()
@@ -175,7 +191,7 @@ class Recipe(Settings):
     memory_gib: Annotated[float, Field(gt=0)] = 4.0
     sample: Sample | None = None
     cleaning: Cleaning = Cleaning()
-    gallery: Literal["all", "clean"] = "all"
+    gallery: Literal["all", "uncontradicted", "clean"] = "all"
     local_features: LocalFeatureSettings = LocalFeatureSettings()
     verification: VerificationSettings = VerificationSettings()
     models: list[Model] = Field(min_length=1)
@@ -188,6 +204,8 @@ class Recipe(Settings):
         names = [m.name for m in self.models]
         if len(set(names)) < len(names):
             raise ValueError(f"models: two have the same name: {sorted(names)}")
+        if any(name.endswith("-finetuned") for name in names):
+            raise ValueError("models: a name must not end in -finetuned, as the files of step 03 do")
         return self
 
     @property
@@ -217,10 +235,12 @@ def load_recipe(name: str, overrides: list[str] = ()) -> Recipe:
     except FileNotFoundError as error:
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.yaml")))
         raise UserError(f"recipe {name!r}: {path} is not there; recipes: {known}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"recipe {path}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"recipe {path}: it must be settings, one `key: value` a line")
+    # Settings that YAML aliases share become each entry's own, so that an override reaches one model alone.
+    values = json.loads(json.dumps(values, default=str))
     own_data = values.get("data")
     for override in overrides:
         _override(values, override)
@@ -229,7 +249,7 @@ def load_recipe(name: str, overrides: list[str] = ()) -> Recipe:
     if data is None:
         raise UserError(f"recipe {path.stem}: it has no data of its own; add --set data=FOLDER")
     if data == own_data:
-        values["data"] = ROOT / data
+        values["data"] = ROOT / str(data)
         values.setdefault("run", path.stem)
     else:
         # Pointed at other data a recipe makes another run, so that two folders do not share results.
@@ -246,11 +266,11 @@ def _override(values: dict, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals:
         raise UserError(f"--set {override}: write it as key=value")
+    *parents, last = key.split(".")
     try:
-        value = yaml.safe_load(text)
+        value = text if last in _TEXT else yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"--set {override}: {text!r} is not a YAML value") from error
-    *parents, last = key.split(".")
     place = values
     for part in parents:
         where = _entry(place, part, override)

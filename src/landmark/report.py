@@ -14,12 +14,14 @@ _QUERIES, _RESULTS, _TILE, _BORDER = 8, 7, 128, 5
 _RIGHT, _WRONG, _UNKNOWN = (40, 160, 70), (200, 50, 45), (150, 150, 150)
 
 
-def draw_retrieved(path: Path, competition: Competition, ranked: dict[str, list[str]], solution: Path) -> None:
+def draw_retrieved(
+    path: Path, competition: Competition, ranked: dict[str, list[str]], solution: Path | None
+) -> None:
     """Write a JPEG with one query a row: the query, then its first results, framed green if right, red if not.
 
     Where there is a solution, queries that show a landmark are taken, spread evenly over the test set.
     """
-    truth = read_solution(solution, "retrieval").truth if solution.exists() else {}
+    truth = read_solution(solution, "retrieval").truth if solution else {}
     queries = [q for q in ranked if truth.get(q) or not truth]
     chosen = [queries[i] for i in np.linspace(0, len(queries) - 1, min(_QUERIES, len(queries))).astype(int)]
     rows = []

@@ -18,6 +18,7 @@ from landmark.progress import track
 from landmark.recipe import Sample
 from landmark.scene import views
 from landmark.scene.buildings import STYLES, build
+from landmark.store import write_json
 
 VERSION = 1  # raise when the same arguments would give other pictures
 SWAPPED_SHARE, JUNK_SHARE = 0.12, 0.10  # of the train labels
@@ -163,12 +164,16 @@ def is_rendered(folder: Path, settings: Sample, seed: int) -> bool:
         made = json.loads((folder / "sample.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    if made != arguments(settings, seed):
-        return False
-    shots, _ = plan(seed, settings)
-    return all((folder / name).is_file() for name in FILES) and all(
-        image_path(folder, shot).is_file() for shot in shots
-    )
+    return made == {**arguments(settings, seed), "content": content(folder)}
+
+
+def content(folder: Path) -> str:
+    """A digest of all files but sample.json, by name and bytes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "sample.json"):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        digest.update(hashlib.blake2b(path.read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def arguments(settings: Sample, seed: int) -> dict:
@@ -232,7 +237,7 @@ def render_competition(folder: Path, settings: Sample, seed: int, workers: int) 
                 pool.shutdown(cancel_futures=True)  # else every picture would be made before the error shows
                 raise
         write_tables(part, seed, settings.landmarks, shots, labels)
-        (part / "sample.json").write_text(json.dumps(arguments(settings, seed), indent=1) + "\n", encoding="utf-8")
+        write_json(part / "sample.json", {**arguments(settings, seed), "content": content(part)})
         if folder.exists():
             old = folder.with_name(f"{folder.name}.part-old-{os.getpid()}")
             folder.rename(old)

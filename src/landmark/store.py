@@ -1,6 +1,5 @@
 """Files that are written whole or not at all, and the record that tells whether a file is still up to date."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -27,21 +26,6 @@ def atomic_path(target: Path) -> Iterator[Path]:
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
-
-
-@contextmanager
-def lock_run(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, so that two steps at once do not write the same files. Raises UserError if it is held.
-
-    The system lets the lock go when the process ends, however it ends.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another step is at work in {folder}; wait for it, or set run=NAME") from None
-        yield
 
 
 def write_json(path: Path, value: object) -> None:
@@ -83,6 +67,7 @@ class Job:
         # Through JSON, so that it compares equal to what is read back.
         self.settings = json.loads(json.dumps(settings))
         self.writes = writes
+        self._began: dict[str, dict | None] = {}
 
     def is_done(self) -> bool:
         """True when nothing has to be done. Raises UserError when an input is missing."""
@@ -105,16 +90,20 @@ class Job:
         return hashlib.blake2b(json.dumps(state, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def start(self) -> None:
-        """Forget an older result, so that a run that dies half-way is not taken for done."""
+        """Note the inputs as they are now, and forget an older result.
+
+        A run that dies half-way is then not taken for done, nor is one whose inputs change while it works.
+        """
+        self._began = {str(p): _identity(p) for p in self.reads}
         self.record.unlink(missing_ok=True)
 
     def finish(self) -> None:
-        """Record that the outputs on disk belong to the inputs on disk and the settings."""
+        """Record that the outputs on disk belong to the settings and the inputs of `start`."""
         write_json(
             self.record,
             {
                 "settings": self.settings,
-                "reads": {str(p): _identity(p) for p in self.reads},
+                "reads": self._began,
                 "writes": {str(p): _identity(p) for p in self.writes},
             },
         )

@@ -13,7 +13,7 @@ from landmark import augment
 from landmark.errors import UserError
 from landmark.images import GROUP_SIZES, read_image, resize
 from landmark.losses import CosineHead
-from landmark.network import DescriptorNet, freeze_batch_norm, to_input
+from landmark.network import DescriptorNet, freeze_batch_norm, load_torch, to_input
 from landmark.progress import track
 from landmark.recipe import Optimisation, Recipe
 from landmark.store import atomic_path
@@ -142,7 +142,7 @@ def train(
         if frozen_batch_norm:
             freeze_batch_norm(net)
         images = TrainImages(data, settings.sizes, stage.augmentation, seed)
-        # One core is left to the network; on a GPU all of them feed it.
+        # On a CPU the network itself needs every core; a GPU is fed by loader processes.
         loaders = workers if device.type == "cuda" else 0
         loader = DataLoader(images, batch_sampler=batches, num_workers=loaders, pin_memory=loaders > 0)
         title = f"{what} epoch {epoch + 1}/{len(stage_of_epoch)} {stage.augmentation}"
@@ -188,7 +188,7 @@ def _save(path: Path, key: str, parts: dict, history: list[dict]) -> None:
 def _resume(path: Path, key: str, parts: dict, device: torch.device) -> list[dict]:
     if not path.exists():
         return []
-    saved = torch.load(path, map_location=device, weights_only=True)
+    saved = load_torch(path, device)
     if saved["key"] != key:
         return []
     for name, part in parts.items():
@@ -217,7 +217,7 @@ def load_model(path: Path, net: DescriptorNet, head: CosineHead | None = None) -
 
     Raises UserError when the file does not fit the recipe's network.
     """
-    saved = torch.load(path, map_location="cpu", weights_only=True)
+    saved = load_torch(path)
     try:
         net.load_state_dict(saved["net"])
         if head is not None:

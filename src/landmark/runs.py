@@ -1,0 +1,42 @@
+"""A run's folder: one process at a time, one data set for good, and the recipe beside what it made."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from landmark.errors import UserError
+from landmark.recipe import Recipe
+from landmark.store import write_json
+
+
+@contextmanager
+def hold_run(recipe: Recipe) -> Iterator[None]:
+    """Hold the run's folder while a step works, and keep its recipe there as recipe.json.
+
+    Raises UserError when another process holds it, or when it was made from other data. The system lets the lock
+    go when the process ends, however it ends.
+    """
+    recipe.work.mkdir(parents=True, exist_ok=True)
+    with (recipe.work / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another step is at work in {recipe.work}; wait for it, or set run=NAME") from None
+        keep_recipe(recipe)
+        yield
+
+
+def keep_recipe(recipe: Recipe) -> None:
+    """Write recipe.json. Raises UserError when the one that is there names other data."""
+    path, settings = recipe.work / "recipe.json", recipe.model_dump(mode="json")
+    if path.exists():
+        known = json.loads(path.read_text(encoding="utf-8"))
+        if known == settings:
+            return
+        if known["data"] != settings["data"]:
+            raise UserError(
+                f"{recipe.work} was made from {known['data']}; add --set run=NAME to keep {recipe.data} apart,"
+                " or delete that folder"
+            )
+    write_json(path, settings)
