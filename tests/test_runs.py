@@ -38,7 +38,7 @@ def test_a_run_is_held_by_one_process_and_free_again_when_that_is_killed(recipe_
 def test_two_folders_of_one_name_do_not_share_a_run(recipe_for):
     with hold_run(recipe_for("a/paris")):
         pass
-    message = "was made from .*a/paris; add --set run=NAME"
+    message = "was made from .*a/paris, not .*b/paris; add --set run=NAME"
     with pytest.raises(UserError, match=message), hold_run(recipe_for("b/paris")):
         pass
     with hold_run(recipe_for("b/paris", "run=other")):

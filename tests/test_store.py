@@ -54,6 +54,13 @@ def test_an_output_is_not_trusted_because_it_exists(make_job):
     assert not make(a=1).is_done()
 
 
+def test_a_moved_folder_stays_done(make_job, tmp_path):
+    make, source, target = make_job
+    moved = tmp_path.rename(tmp_path.with_name("elsewhere"))
+    reads, writes = {moved / source.name: ""}, [moved / target.name]
+    assert Job(moved / "done" / "job.json", reads=reads, settings={"a": 1}, writes=writes).is_done()
+
+
 def test_work_begun_is_not_taken_for_done(make_job):
     make, source, target = make_job
     make(a=1).start()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from landmark.errors import UserError
-from landmark.recipe import Recipe
+from landmark.recipe import ROOT, Recipe
 from landmark.store import write_json
 
 
@@ -30,13 +30,16 @@ def hold_run(recipe: Recipe) -> Iterator[None]:
 def keep_recipe(recipe: Recipe) -> None:
     """Write recipe.json. Raises UserError when the one that is there names other data."""
     path, settings = recipe.work / "recipe.json", recipe.model_dump(mode="json")
+    if recipe.data.is_relative_to(ROOT):
+        # Data inside the project may move with it.
+        settings["data"] = recipe.data.relative_to(ROOT).as_posix()
     if path.exists():
         known = json.loads(path.read_text(encoding="utf-8"))
         if known == settings:
             return
         if known["data"] != settings["data"]:
             raise UserError(
-                f"{recipe.work} was made from {known['data']}; add --set run=NAME to keep {recipe.data} apart,"
-                " or delete that folder"
+                f"{recipe.work} was made from {known['data']}, not {settings['data']}; add --set run=NAME to keep"
+                " both, or delete that folder"
             )
     write_json(path, settings)

@@ -50,15 +50,17 @@ def _identity(path: Path, known: dict | None = None) -> dict | None:
     return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "blake2b": digest}
 
 
-def _content(identity: dict | None) -> str | None:
-    return identity and identity["blake2b"]
+def _unchanged(path: Path, known: dict | None) -> bool:
+    now = _identity(path, known)
+    return (now and now["blake2b"]) == (known and known["blake2b"])
 
 
 class Job:
     """One piece of a step's work: the files it reads, the settings it depends on, the files it makes.
 
     `reads` maps each input to the words that say how to make it. A job is done when its record says that the
-    present outputs were made from the present inputs under the present settings.
+    present outputs were made from the present inputs under the present settings; files are told by their place in
+    the lists and their content, so that a moved project stays done.
     """
 
     def __init__(self, record: Path, *, reads: dict[Path, str], settings: dict, writes: list[Path]):
@@ -67,7 +69,7 @@ class Job:
         # Through JSON, so that it compares equal to what is read back.
         self.settings = json.loads(json.dumps(settings))
         self.writes = writes
-        self._began: dict[str, dict | None] = {}
+        self._began: list[dict | None] = []
 
     def is_done(self) -> bool:
         """True when nothing has to be done. Raises UserError when an input is missing."""
@@ -79,14 +81,13 @@ class Job:
         except (FileNotFoundError, json.JSONDecodeError):
             return False
         return known["settings"] == self.settings and all(
-            known[side].keys() == {str(p) for p in paths}
-            and all(_content(_identity(p, known[side][str(p)])) == _content(known[side][str(p)]) for p in paths)
+            len(known[side]) == len(paths) and all(map(_unchanged, paths, known[side]))
             for side, paths in (("reads", self.reads), ("writes", self.writes))
         )
 
     def key(self) -> str:
         """A digest of settings and inputs, for work that is continued from a half-way file."""
-        state = [self.settings, [_content(_identity(p)) for p in self.reads]]
+        state = [self.settings, [_identity(p)["blake2b"] for p in self.reads]]
         return hashlib.blake2b(json.dumps(state, sort_keys=True).encode(), digest_size=16).hexdigest()
 
     def start(self) -> None:
@@ -94,7 +95,7 @@ class Job:
 
         A run that dies half-way is then not taken for done, nor is one whose inputs change while it works.
         """
-        self._began = {str(p): _identity(p) for p in self.reads}
+        self._began = [_identity(p) for p in self.reads]
         self.record.unlink(missing_ok=True)
 
     def finish(self) -> None:
@@ -104,6 +105,6 @@ class Job:
             {
                 "settings": self.settings,
                 "reads": self._began,
-                "writes": {str(p): _identity(p) for p in self.writes},
+                "writes": [_identity(p) for p in self.writes],
             },
         )
