@@ -84,7 +84,7 @@ run_tests() {
 
 steps=(00_sample 01_clean 02_train 03_finetune 04_extract 05_retrieve 06_recognize 07_submit)
 recipe=sample
-first=00
+first=
 only=
 overrides=()
 while [[ $# -gt 0 ]]; do
@@ -104,7 +104,8 @@ while [[ $# -gt 0 ]]; do
         *) fail "unknown argument $1; see bash run.sh --help" ;;
     esac
 done
-for number in "$first" ${only:+"$only"}; do
+[[ -z "$first" || -z "$only" ]] || fail "give --from or --only, not both"
+for number in ${first:+"$first"} ${only:+"$only"}; do
     [[ " ${steps[*]} " == *" ${number}_"* ]] || fail "there is no step $number; steps: ${steps[*]}"
 done
 
@@ -113,7 +114,7 @@ SECONDS=0
 for step in "${steps[@]}"; do
     number="${step%%_*}"
     [[ -z "$only" || "$number" == "$only" ]] || continue
-    [[ ! "$number" < "$first" ]] || continue
+    [[ -z "$first" || ! "$number" < "$first" ]] || continue
     started=$SECONDS
     "$python" "$here/src/$step.py" --recipe "$recipe" ${overrides[@]+--set "${overrides[@]}"}
     echo "   ($((SECONDS - started)) s)"
