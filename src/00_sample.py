@@ -22,7 +22,7 @@ def main(recipe: Recipe) -> None:
     try:
         render_competition(recipe.data, recipe.sample, recipe.seed, recipe.threads)
     except FileExistsError as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"{error}; for photographs of your own: --recipe photos") from error
     print(f"00 sample: {recipe.sample.landmarks} landmarks -> {recipe.data}")
 
 

@@ -10,24 +10,20 @@ import pandas as pd
 
 from landmark.cli import run_step
 from landmark.competition import Competition, open_competition, write_table
+from landmark.plan import open_job
 from landmark.recipe import Recipe, weights_files
-from landmark.store import Job
 
 
 def main(recipe: Recipe) -> None:
     competition = open_competition(recipe)
     clean, decisions = recipe.work / "train_clean.csv", recipe.work / "clean_decisions.csv"
-    job = Job(
-        recipe.work / "done" / "01_clean.json",
+    job = open_job(
+        recipe,
+        "01_clean",
         reads={competition.table("train.csv"): "it belongs to the competition's data"}
         | weights_files(recipe.cleaning.representation.weights),
-        settings={
-            "cleaning": recipe.cleaning.model_dump(),
-            "local_features": recipe.local_features.model_dump(),
-            "verification": recipe.verification.model_dump(),
-            "images": competition.state("train"),
-        },
         writes=[clean, decisions],
+        images=competition.state("train"),
     )
     if job.is_done():
         print(f"01 clean: up to date ({clean})")
@@ -61,9 +57,13 @@ def judge(recipe: Recipe, competition: Competition) -> pd.DataFrame:
 
     frame = competition.train.set_index("id")
     labels = frame.loc[ids, "landmark_id"].to_numpy()
-    neighbours = cleaning.same_label_neighbours(
-        vectors, labels, settings.neighbours, settings.same_label, recipe.memory_gib
-    )
+    if settings.more_than < 0:
+        # Every image is kept; nothing has to be verified for that.
+        neighbours = [np.zeros(0, np.int64)] * len(ids)
+    else:
+        neighbours = cleaning.same_label_neighbours(
+            vectors, labels, settings.neighbours, settings.same_label, recipe.memory_gib
+        )
     verified = verified_pairs(recipe, competition, ids, labels, neighbours)
     seen = pd.DataFrame({"id": ids, "landmark_id": labels, "neighbours": [len(row) for row in neighbours]})
     seen["verified"] = cleaning.count_verified(neighbours, verified)
@@ -74,7 +74,7 @@ def judge(recipe: Recipe, competition: Competition) -> pd.DataFrame:
         seen["voted"], support = cleaning.agreement(vectors, labels, seeds, settings.agreement, recipe.memory_gib)
         seen["support"] = support.round(4)
     judged = cleaning.decide(seen, settings.more_than, minimum, settings.min_images)
-    unread = pd.DataFrame({"id": list(bad), "reason": [f"the image {why}" for why in bad.values()]})
+    unread = pd.DataFrame({"id": list(bad), "reason": list(bad.values())})
     unread = unread.assign(
         landmark_id=frame.loc[list(bad), "landmark_id"].to_numpy(), kept=False, contradicted=False
     )

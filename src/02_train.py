@@ -17,7 +17,7 @@ def main(recipe: Recipe) -> None:
         if model.loss is None:
             print(f"02 train: {model.name} is not trained (it has no loss)")
         else:
-            fit_model(recipe, competition, model, model.training, "02 train", finetune=False)
+            fit_model(recipe, competition, model, model.training, "02_train", finetune=False)
 
 
 if __name__ == "__main__":

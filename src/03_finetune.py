@@ -17,7 +17,7 @@ def main(recipe: Recipe) -> None:
         if model.loss is None or model.finetune is None:
             print(f"03 fine-tune: {model.name} is not fine-tuned (it has no loss, or no `finetune`)")
         else:
-            fit_model(recipe, competition, model, model.finetune, "03 fine-tune", finetune=True)
+            fit_model(recipe, competition, model, model.finetune, "03_finetune", finetune=True)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from landmark.cli import run_step
 from landmark.competition import SPLITS, Competition, open_competition
 from landmark.descriptor_files import DescriptorFile
 from landmark.fitting import model_path
+from landmark.plan import made_by, open_job
 from landmark.recipe import Model, Recipe, weights_files
-from landmark.store import Job
 
 
 def main(recipe: Recipe) -> None:
@@ -27,12 +27,8 @@ def checkpoint_of(recipe: Recipe, model: Model) -> dict[Path, str]:
     """The file with the model's weights, and how to come by it; nothing for ImageNet's or none."""
     if model.loss is None:
         return weights_files(model.weights)
-    step = (
-        "step 03 makes it: python src/03_finetune.py"
-        if model.finetune
-        else "step 02 makes it: python src/02_train.py"
-    )
-    return {model_path(recipe, model, finetuned=model.finetune is not None): step}
+    finetuned = model.finetune is not None
+    return {model_path(recipe, model, finetuned): made_by("03_finetune" if finetuned else "02_train")}
 
 
 def extract_model(recipe: Recipe, competition: Competition, model: Model) -> None:
@@ -40,15 +36,13 @@ def extract_model(recipe: Recipe, competition: Competition, model: Model) -> Non
     net = None
     for split in SPLITS:
         file = DescriptorFile(recipe.work / "descriptors" / model.name, split)
-        job = Job(
-            recipe.work / "done" / f"04_extract-{model.name}-{split}.json",
+        job = open_job(
+            recipe,
+            f"04_extract-{model.name}",
+            split=split,
             reads={competition.table(f"{split}.csv"): "it belongs to the competition's data", **checkpoint},
-            settings={
-                "model": model.model_dump(include={"backbone", "weights", "gem_p", "loss"}),
-                "extraction": recipe.extraction.model_dump(),
-                "images": competition.state(split),
-            },
             writes=file.paths,
+            images=competition.state(split),
         )
         if job.is_done():
             print(f"04 extract: {model.name}, {split} is up to date")
@@ -71,6 +65,8 @@ def extract_model(recipe: Recipe, competition: Competition, model: Model) -> Non
         file.write(vectors, ids, bad)
         job.finish()
         print(f"04 extract: {model.name}, {split}: {len(ids)} images, {len(bad)} left out")
+        for reason in list(bad.values())[:5]:
+            print(f"  left out: {reason}")
 
 
 def join_models(recipe: Recipe, split: str) -> None:
@@ -78,10 +74,11 @@ def join_models(recipe: Recipe, split: str) -> None:
     members = [DescriptorFile(folder / model.name, split) for model in recipe.models]
     weights = [model.weight for model in recipe.models]
     joined = DescriptorFile(folder, split)
-    job = Job(
-        recipe.work / "done" / f"04_extract-{split}.json",
-        reads={path: "step 04 makes it: python src/04_extract.py" for m in members for path in m.paths},
-        settings={"weights": weights, "models": [model.name for model in recipe.models]},
+    job = open_job(
+        recipe,
+        "04_join",
+        split=split,
+        reads={path: made_by("04_extract") for m in members for path in m.paths},
         writes=joined.paths,
     )
     if job.is_done():

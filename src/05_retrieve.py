@@ -11,8 +11,8 @@ from landmark.cli import run_step
 from landmark.competition import open_competition
 from landmark.descriptor_files import DescriptorFile
 from landmark.gallery import gallery_inputs, load_gallery
+from landmark.plan import made_by, open_job
 from landmark.recipe import Recipe
-from landmark.store import Job
 from landmark.submission import write_retrieval
 
 
@@ -20,11 +20,11 @@ def main(recipe: Recipe) -> None:
     competition = open_competition(recipe)
     index, test = (DescriptorFile(recipe.work / "descriptors", split) for split in ("index", "test"))
     plain, reranked = recipe.work / "retrieval_plain.csv", recipe.work / "retrieval.csv"
-    job = Job(
-        recipe.work / "done" / "05_retrieve.json",
+    job = open_job(
+        recipe,
+        "05_retrieve",
         reads=gallery_inputs(recipe, competition)
-        | dict.fromkeys([*index.paths, *test.paths], "step 04 makes it: python src/04_extract.py"),
-        settings={"retrieval": recipe.retrieval.model_dump(), "gallery": recipe.gallery},
+        | dict.fromkeys([*index.paths, *test.paths], made_by("04_extract")),
         writes=[plain, reranked],
     )
     if job.is_done():

@@ -13,8 +13,8 @@ from landmark.cli import run_step
 from landmark.competition import Competition, open_competition, write_table
 from landmark.descriptor_files import DescriptorFile
 from landmark.gallery import Gallery, gallery_inputs, load_gallery
+from landmark.plan import made_by, open_job
 from landmark.recipe import Recipe
-from landmark.store import Job
 from landmark.submission import write_recognition
 
 
@@ -23,18 +23,12 @@ def main(recipe: Recipe) -> None:
     test = DescriptorFile(recipe.work / "descriptors", "test")
     plain, final = recipe.work / "recognition_plain.csv", recipe.work / "recognition.csv"
     neighbours = recipe.work / "recognition_neighbours.csv"
-    job = Job(
-        recipe.work / "done" / "06_recognize.json",
-        reads=gallery_inputs(recipe, competition)
-        | dict.fromkeys(test.paths, "step 04 makes it: python src/04_extract.py"),
-        settings={
-            "recognition": recipe.recognition.model_dump(),
-            "gallery": recipe.gallery,
-            "local_features": recipe.local_features.model_dump(),
-            "verification": recipe.verification.model_dump(),
-            "images": [competition.state("train"), competition.state("test")],
-        },
+    job = open_job(
+        recipe,
+        "06_recognize",
+        reads=gallery_inputs(recipe, competition) | dict.fromkeys(test.paths, made_by("04_extract")),
         writes=[plain, final, neighbours],
+        images=[competition.state("train"), competition.state("test")],
     )
     if job.is_done():
         print(f"06 recognize: up to date ({final})")

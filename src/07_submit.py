@@ -1,7 +1,8 @@
 """Step 07: write, validate and, where the solutions are there, score both submissions.
 
 Reads   input/<run>/{retrieval,recognition}{,_plain}.csv and the competition's solutions
-Writes  submissions/<run>/retrieval.csv, recognition.csv, scores.json and the picture retrieved.jpg
+Writes  submissions/<run>/retrieval.csv, recognition.csv, scores.json, the picture retrieved.jpg, and
+        answers.csv with a name and a path per photograph
 Run     python src/07_submit.py --recipe sample
 """
 
@@ -9,8 +10,9 @@ from pathlib import Path
 
 from landmark.cli import run_step
 from landmark.competition import Competition, open_competition
+from landmark.plan import made_by, open_job
 from landmark.recipe import Recipe
-from landmark.store import Job, write_json
+from landmark.store import write_json
 from landmark.submission import (
     read_recognition,
     read_retrieval,
@@ -28,33 +30,32 @@ def main(recipe: Recipe) -> None:
     competition = open_competition(recipe)
     folder = recipe.submissions
     retrieval, recognition = folder / "retrieval.csv", folder / "recognition.csv"
-    scores, picture = folder / "scores.json", folder / "retrieved.jpg"
+    scores, picture, answers = folder / "scores.json", folder / "retrieved.jpg", folder / "answers.csv"
     solutions = {task: competition.solution(task) for task in ("retrieval", "recognition")}
     reads = {
-        recipe.work / f"{task}{kind}.csv": f"step {step} makes it: python src/{step}_{verb}.py"
-        for task, step, verb in (("retrieval", "05", "retrieve"), ("recognition", "06", "recognize"))
+        recipe.work / f"{task}{kind}.csv": made_by(step)
+        for task, step in (("retrieval", "05_retrieve"), ("recognition", "06_recognize"))
         for kind in ("", "_plain")
     }
     reads |= {competition.table(f"{split}.csv"): "it belongs to the data" for split in ("train", "index", "test")}
     reads |= {path: "" for path in solutions.values() if path}
-    job = Job(
-        recipe.work / "done" / "07_submit.json",
-        reads=reads,
-        settings={},
-        writes=[retrieval, recognition, scores, picture],
-    )
+    if competition.table("landmarks.csv").exists():
+        reads[competition.table("landmarks.csv")] = ""
+    job = open_job(recipe, "07_submit", reads=reads, writes=[retrieval, recognition, scores, picture, answers])
     if job.is_done():
         print(f"07 submit: up to date ({folder})")
     else:
         job.start()
         submit(recipe, competition, retrieval, recognition)
         write_json(scores, score(recipe, solutions))
-        from landmark.report import draw_retrieved
+        from landmark.report import draw_retrieved, write_answers
 
         draw_retrieved(picture, competition, read_retrieval(retrieval), solutions["retrieval"])
+        write_answers(answers, competition, read_recognition(recognition))
         job.finish()
     show(scores)
-    print(f"submissions: {retrieval}, {recognition}\nwhat was retrieved: {picture}\nscores: {scores}")
+    print(f"submissions: {retrieval}, {recognition}")
+    print(f"to look at: {picture}, {answers}")
 
 
 def submit(recipe: Recipe, competition: Competition, retrieval: Path, recognition: Path) -> None:

@@ -103,14 +103,16 @@ def test_a_gldv2_folder_is_taken_as_it_is(tiny_data):
     ],
 )
 def test_faults_of_train_csv_are_named_by_row(tmp_path, text, message):
-    (tmp_path / "train.csv").write_text(text)
+    for name in ("train.csv", "index.csv", "test.csv"):
+        (tmp_path / name).write_text(text)
     found = open_competition(load_recipe("photos", [f"data={tmp_path}"]))
     with pytest.raises(UserError, match=message):
         _ = found.train
 
 
 def test_the_published_name_of_a_solution_is_found(tmp_path):
-    (tmp_path / "train.csv").write_text("id,url,landmark_id\nabc,,7\n")
+    for name in ("train.csv", "index.csv", "test.csv"):
+        (tmp_path / name).write_text("id,url,landmark_id\nabc,,7\n")
     found = open_competition(load_recipe("photos", [f"data={tmp_path}"]))
     assert found.solution("retrieval") is None
     (tmp_path / "retrieval_solution_v2.1.csv").write_text("id,images,Usage\n")
@@ -142,3 +144,6 @@ def test_a_folder_with_nothing_usable_says_what_is_expected(tmp_path):
         open_competition(load_recipe("photos", [f"data={tmp_path / 'absent'}"]))
     with pytest.raises(UserError, match="step 00 makes it"):
         open_competition(load_recipe("sample", [f"data={tmp_path}"]))
+    (tmp_path / "train.csv").write_text("id,url,landmark_id\nabc,,7\n")
+    with pytest.raises(UserError, match="index.csv is missing"):
+        open_competition(load_recipe("photos", [f"data={tmp_path}"]))

@@ -36,7 +36,7 @@ def test_batches_of_mixed_shapes_give_what_one_image_at_a_time_gives(tmp_path, b
     paths.insert(2, tmp_path / "absent.png")
     settings = Scales(longest_side=200, scales=scales, batch_size=batch_size)
     vectors, bad = extract(net, paths, settings, torch.device("cpu"), workers, "")
-    assert bad == {2: "is missing"} and not vectors[2].any()
+    assert bad == {2: f"{paths[2]} is missing"} and not vectors[2].any()
     np.testing.assert_allclose(np.delete(vectors, 2, axis=0), expected, atol=1e-5)
 
 
@@ -59,10 +59,12 @@ def test_files_give_back_what_was_written_and_join_by_rows(tmp_path, monkeypatch
     vectors, ids = members[0].read()
     assert vectors.dtype == np.float16 and ids == list("vwxyz")
     assert members[0].skipped_path.read_text() == "id,reason\nq,is missing\n"
+    assert members[1].read()[0].shape == (5, 3)
     joined = DescriptorFile(tmp_path, "test")
     joined.write_joined(members, [0.7, 0.3])
     expected = concatenate([m.read()[0] for m in members], [0.7, 0.3])
     np.testing.assert_allclose(joined.read()[0], expected, atol=1e-3)
+    assert joined.skipped_path.read_text() == members[0].skipped_path.read_text()
     members[1].write(np.eye(5), list("vwxyq"), {})
     with pytest.raises(UserError, match="do not describe the same images"):
         joined.write_joined(members, [0.7, 0.3])

@@ -1,6 +1,7 @@
 """The whole pipeline as a user runs it, on the tiny rendered competition."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -42,6 +43,9 @@ def test_run_sh_from_nothing_to_two_scored_submissions_and_again(project, run_sh
     for figure in (scores["retrieval"]["map100"]["all"], scores["recognition"]["gap"]["all"]):
         assert f"{figure:.4f}" in first.stdout
     assert cv2.imread(str(out / "retrieved.jpg")) is not None
+    answers, names = pd.read_csv(out / "answers.csv", dtype={"id": str}), pd.read_csv(data / "landmarks.csv")
+    assert sorted(answers["id"]) == sorted(ids["test"]) and set(answers["name"]) <= set(names["name"])
+    assert all((data / path).is_file() for path in answers["path"])
     decisions = pd.read_csv(project / "input/tiny/clean_decisions.csv")
     assert len(decisions) == len(ids["train"]) and decisions["reason"].notna().all()
 
@@ -120,6 +124,23 @@ def test_a_missing_input_names_the_step_that_makes_it(project, run_step, tiny_da
     assert missing in error and maker in error
 
 
+def test_a_step_does_not_build_on_results_of_other_settings(at_hand, run_step):
+    for step in STEPS:
+        run_step(step, "--recipe", "tiny")
+    changes = {
+        "cleaning.more_than=1": ("02_train", "01 .*cleaning.more_than was 0, is now 1"),
+        "models.arcface.training.margin=0.2": ("04_extract", "02 .*margin was 0.3, is now 0.2"),
+        "extraction.longest_side=192": ("05_retrieve", "04 .*extraction.longest_side was 160, is now 192"),
+        "models.imagenet.weight=0.1": ("06_recognize", "04 .*weights.imagenet was 0.7, is now 0.1"),
+        "retrieval.insert_above=0.9": ("07_submit", "05 .*insert_above was 0.6, is now 0.9"),
+    }
+    for change, (step, message) in changes.items():
+        _, error = run_step(step, "--recipe", "tiny", "--set", change, fails=True)
+        assert re.search(f"results of step {message}", error)
+    # What a step itself depends on may change, and what comes after it.
+    assert "re-ranked" in run_step("05_retrieve", "--recipe", "tiny", "--set", "retrieval.insert_above=0.9")[0]
+
+
 def test_under_torchrun_the_other_processes_leave_the_files_alone(at_hand, run_step, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     assert run_step("01_clean", "--recipe", "tiny")[0] == ""
@@ -128,18 +149,19 @@ def test_under_torchrun_the_other_processes_leave_the_files_alone(at_hand, run_s
 
 def test_broken_photographs_are_left_out_by_name_and_every_test_image_keeps_its_row(at_hand, run_step):
     data = at_hand / "input/tiny_data"
-    broken = {}
+    broken, paths = {}, {}
     for split in ("train", "index", "test"):
         broken[split] = pd.read_csv(data / f"{split}.csv", dtype=str)["id"][0]
         name = broken[split]
-        (data / split / name[0] / name[1] / name[2] / f"{name}.jpg").write_bytes(b"half a photograph")
+        paths[split] = data / split / name[0] / name[1] / name[2] / f"{name}.jpg"
+        paths[split].write_bytes(b"half a photograph")
     for step in STEPS:
         run_step(step, "--recipe", "tiny")
     decisions = pd.read_csv(at_hand / "input/tiny/clean_decisions.csv", index_col="id")
-    assert decisions.loc[broken["train"], "reason"] == "the image does not decode"
+    assert decisions.loc[broken["train"], "reason"] == f"{paths['train']} does not decode"
     for split in ("train", "index", "test"):
         skipped = pd.read_csv(at_hand / f"input/tiny/descriptors/imagenet/{split}.skipped.csv")
-        assert skipped.to_numpy().tolist() == [[broken[split], "does not decode"]]
+        assert skipped.to_numpy().tolist() == [[broken[split], f"{paths[split]} does not decode"]]
     lists = pd.read_csv(at_hand / "submissions/tiny/retrieval.csv", index_col="id", keep_default_na=False)
     labels = pd.read_csv(at_hand / "submissions/tiny/recognition.csv", index_col="id", keep_default_na=False)
     assert lists.loc[broken["test"], "images"] == "" and labels.loc[broken["test"], "landmarks"] == ""

@@ -14,7 +14,12 @@ from landmark.runs import hold_run
 @pytest.fixture
 def recipe_for(tmp_path, monkeypatch):
     monkeypatch.setattr("landmark.recipe.ROOT", tmp_path)
-    return lambda folder, *more: load_recipe("photos", [f"data={tmp_path / folder}", *more])
+
+    def load(folder, *more):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        return load_recipe("photos", [f"data={tmp_path / folder}", *more])
+
+    return load
 
 
 def test_a_run_is_held_by_one_process_and_free_again_when_that_is_killed(recipe_for):
@@ -47,6 +52,19 @@ def test_two_folders_of_one_name_do_not_share_a_run(recipe_for):
 
 def test_the_recipe_lies_beside_what_it_made(recipe_for):
     recipe = recipe_for("paris", "seed=4")
+    with pytest.raises(RuntimeError), hold_run(recipe):
+        raise RuntimeError
+    assert not (recipe.work / "recipe.json").exists()
     with hold_run(recipe):
-        saved = json.loads((recipe.work / "recipe.json").read_text())
+        pass
+    saved = json.loads((recipe.work / "recipe.json").read_text())
     assert saved["seed"] == 4 and saved["models"][0]["name"] == "imagenet" and saved["data"].endswith("paris")
+
+
+def test_data_that_is_not_there_leaves_no_trace(tmp_path, monkeypatch):
+    monkeypatch.setattr("landmark.recipe.ROOT", tmp_path)
+    (tmp_path / "a.jpg").write_bytes(b"")
+    for name, message in (("nope", "nope is not there"), ("a.jpg", "a.jpg is a file, not a folder")):
+        with pytest.raises(UserError, match=message), hold_run(load_recipe("photos", [f"data={tmp_path / name}"])):
+            pass
+    assert not (tmp_path / "input").exists()

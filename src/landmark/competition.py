@@ -76,6 +76,13 @@ class Competition:
         return digest.hexdigest()
 
 
+def check_folder(recipe: Recipe) -> None:
+    """Raise UserError when the recipe's `data` is no folder, unless the recipe renders it."""
+    if recipe.sample is None and not recipe.data.is_dir():
+        what = "is a file, not a folder" if recipe.data.exists() else "is not there"
+        raise UserError(f"data: {recipe.data} {what}; give --set data=FOLDER")
+
+
 def open_competition(recipe: Recipe) -> Competition:
     """The competition that the recipe's `data` holds.
 
@@ -83,14 +90,18 @@ def open_competition(recipe: Recipe) -> Competition:
     """
     data = recipe.data
     if (data / "train.csv").exists():
+        for split in SPLITS:
+            if not (data / f"{split}.csv").exists():
+                raise UserError(
+                    f"{data / split}.csv is missing; a GLDv2 layout has train.csv, index.csv and test.csv"
+                )
         return Competition(data, data)
     if recipe.sample is not None:
         raise UserError(
-            f"{data / 'train.csv'} is missing; step 00 makes it: python src/00_sample.py"
-            f" --recipe {recipe.name} (run.sh does it first)"
+            f"{data / 'train.csv'} is missing; step 00 makes it: src/00_sample.py with the same --recipe and --set"
+            " (photographs of your own want --recipe photos)"
         )
-    if not data.is_dir():
-        raise UserError(f"data: the folder {data} is not there; give --set data=FOLDER")
+    check_folder(recipe)
     files = _class_files(data)
     if not files:
         raise UserError(

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from landmark.competition import write_table
+from landmark.competition import read_table, write_table
 from landmark.errors import UserError
 from landmark.store import atomic_path
 
@@ -42,7 +42,8 @@ class DescriptorFile:
                 rows = slice(start, start + _ROWS)
                 joined[rows] = concatenate([member[rows] for member in vectors], weights)
             joined.flush()
-        self._write_ids(ids[0], {})
+        skipped = read_table(members[0].skipped_path, ["id", "reason"])
+        self._write_ids(ids[0], dict(skipped.itertuples(index=False)))
 
     def _write_ids(self, ids: list[str], bad: dict[str, str]) -> None:
         with atomic_path(self.ids_path) as part:

@@ -9,9 +9,9 @@ from landmark.competition import Competition, read_table, write_table
 from landmark.errors import UserError
 from landmark.images import BadImage, aspect_group, read_image
 from landmark.parallel import ordered_map
+from landmark.plan import made_by, open_job
 from landmark.progress import track
 from landmark.recipe import Model, Optimisation, Recipe, weights_files
-from landmark.store import Job
 
 
 def model_path(recipe: Recipe, model: Model, finetuned: bool) -> Path:
@@ -23,27 +23,23 @@ def fit_model(
     recipe: Recipe, competition: Competition, model: Model, settings: Optimisation, step: str, finetune: bool
 ) -> None:
     """Train `model` from its backbone's weights or, to fine-tune, go on from step 02 with batch norm frozen."""
+    title = f"{step.replace('_', ' ')}: {model.name}"
     clean, target = recipe.work / "train_clean.csv", model_path(recipe, model, finetune)
     history, skipped = target.with_suffix(".csv"), target.with_suffix(".skipped.csv")
-    reads = {clean: "step 01 makes it: python src/01_clean.py"}
     source, half_way = model_path(recipe, model, finetuned=False), target.with_suffix(".checkpoint.pt")
-    reads |= weights_files(model.weights)
+    reads = {clean: made_by("01_clean"), **weights_files(model.weights)}
     if finetune:
-        reads[source] = "step 02 makes it: python src/02_train.py"
-    job = Job(
-        recipe.work / "done" / f"{step.replace(' ', '_')}-{model.name}.json",
+        reads[source] = made_by("02_train")
+    job = open_job(
+        recipe,
+        f"{step}-{model.name}",
         reads=reads,
-        settings={
-            "model": model.model_dump(exclude={"weight", "finetune"}),
-            "optimisation": settings.model_dump(),
-            "seed": recipe.seed,
-            "images": competition.state("train"),
-        },
         writes=[target, history, skipped],
+        images=competition.state("train"),
     )
     if job.is_done():
         half_way.unlink(missing_ok=True)
-        print(f"{step}: {model.name} is up to date ({target})")
+        print(f"{title} is up to date ({target})")
         return
     job.start()
     # Imported here, so that a step with nothing to do ends before torch is loaded.
@@ -76,16 +72,14 @@ def fit_model(
         workers=recipe.threads,
         checkpoint=half_way,
         key=job.key(),
-        what=f"{step} {model.name}",
+        what=title,
     )
     training.save_model(target, net, head, landmark_ids, recipe)
     write_table(history, pd.DataFrame(rows))
     write_table(skipped, pd.DataFrame(bad.items(), columns=["id", "reason"]))
     job.finish()
     half_way.unlink(missing_ok=True)
-    print(
-        f"{step}: {model.name} on {len(paths)} images, {len(landmark_ids)} labels, {len(bad)} left out -> {target}"
-    )
+    print(f"{title} on {len(paths)} images, {len(landmark_ids)} labels, {len(bad)} left out -> {target}")
 
 
 def load_train_set(clean: Path, competition: Competition, workers: int) -> tuple:
@@ -111,7 +105,7 @@ def load_train_set(clean: Path, competition: Competition, workers: int) -> tuple
     landmark_ids, labels = np.unique(np.array([label for label, _, _ in good], np.int64), return_inverse=True)
     if len(landmark_ids) < 2:
         raise UserError(
-            f"{clean}: {len(landmark_ids)} landmark(s) with readable images; training needs two or more"
+            f"{clean}: {len(landmark_ids)} landmark(s) were kept; training needs two or more"
             " (--set cleaning.more_than=-1 keeps every image)"
         )
     paths = [competition.path("train", i) for _, i, _ in good]

@@ -7,6 +7,7 @@ import numpy as np
 
 from landmark.competition import Competition, read_table
 from landmark.descriptor_files import DescriptorFile
+from landmark.plan import made_by
 from landmark.recipe import Recipe
 
 
@@ -22,10 +23,10 @@ class Gallery:
 def gallery_inputs(recipe: Recipe, competition: Competition) -> dict[Path, str]:
     """The files `load_gallery` reads, and who makes them."""
     vectors = DescriptorFile(recipe.work / "descriptors", "train")
-    inputs = dict.fromkeys(vectors.paths, "step 04 makes it: python src/04_extract.py")
+    inputs = dict.fromkeys(vectors.paths, made_by("04_extract"))
     inputs[competition.table("train.csv")] = "it belongs to the competition's data"
     if recipe.gallery != "all":
-        inputs[recipe.work / "clean_decisions.csv"] = "step 01 makes it: python src/01_clean.py"
+        inputs[recipe.work / "clean_decisions.csv"] = made_by("01_clean")
     return inputs
 
 

@@ -21,13 +21,16 @@ class BadImage(Exception):
 
 def read_image(path) -> np.ndarray:
     """Decode an image to RGB (H, W, 3) uint8, turned as its EXIF orientation says. Raises BadImage."""
+    if not path.exists():
+        # Asked first, since OpenCV warns on the terminal, once per image.
+        raise BadImage(f"{path} is missing")
     try:
         image = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
     except cv2.error:
         # For example a header that asks for more pixels than OpenCV allows.
         image = None
     if image is None:
-        raise BadImage("does not decode" if path.exists() else "is missing")
+        raise BadImage(f"{path} does not decode")
     return image
 
 

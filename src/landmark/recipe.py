@@ -161,7 +161,7 @@ class Retrieval(Settings):
 
     top: Annotated[int, Field(gt=0, le=100)] = 100
     vote_neighbours: Positive = 3
-    insert_above: float = 0.6
+    insert_above: float | None = 0.6
 
 
 class Recognition(Settings):
@@ -246,7 +246,7 @@ def load_recipe(name: str, overrides: list[str] = ()) -> Recipe:
         _override(values, override)
     values["name"] = path.stem
     data = values.get("data")
-    if data is None:
+    if data in (None, ""):
         raise UserError(f"recipe {path.stem}: it has no data of its own; add --set data=FOLDER")
     if data == own_data:
         values["data"] = ROOT / str(data)

@@ -1,11 +1,12 @@
-"""A picture of what was retrieved."""
+"""What a person looks at: a picture of what was retrieved, a table of what was recognised."""
 
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 
-from landmark.competition import Competition
+from landmark.competition import Competition, read_table, write_table
 from landmark.images import BadImage, read_image, resize
 from landmark.store import atomic_path
 from landmark.submission import read_solution
@@ -37,6 +38,26 @@ def draw_retrieved(
     with atomic_path(path) as part:
         encoded = cv2.imencode(".jpg", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
         part.write_bytes(encoded.tobytes())
+
+
+def write_answers(path: Path, competition: Competition, predicted: dict[str, tuple[int, float]]) -> None:
+    """Write a CSV for people: id, path, landmark_id, name (where landmarks.csv has it) and score, best first."""
+    names = {}
+    if competition.table("landmarks.csv").exists():
+        table = read_table(competition.table("landmarks.csv"), ["landmark_id", "name"])
+        names = dict(zip(table["landmark_id"], table["name"], strict=True))
+    rows = [
+        (
+            i,
+            competition.path("test", i).relative_to(competition.data).as_posix(),
+            label,
+            names.get(str(label), ""),
+            s,
+        )
+        for i, (label, s) in predicted.items()
+    ]
+    frame = pd.DataFrame(rows, columns=["id", "path", "landmark_id", "name", "score"])
+    write_table(path, frame.sort_values(["score", "id"], ascending=[False, True]))
 
 
 def _tile(path: Path, frame: tuple[int, int, int]) -> np.ndarray:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from landmark.competition import check_folder
 from landmark.errors import UserError
 from landmark.recipe import ROOT, Recipe
 from landmark.store import write_json
@@ -12,34 +13,33 @@ from landmark.store import write_json
 
 @contextmanager
 def hold_run(recipe: Recipe) -> Iterator[None]:
-    """Hold the run's folder while a step works, and keep its recipe there as recipe.json.
+    """Hold the run's folder while a step works; when it has ended well, leave its recipe there as recipe.json.
 
     Raises UserError when another process holds it, or when it was made from other data. The system lets the lock
     go when the process ends, however it ends.
     """
+    check_folder(recipe)  # before a folder is made for data that is not there
     recipe.work.mkdir(parents=True, exist_ok=True)
     with (recipe.work / ".lock").open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"another step is at work in {recipe.work}; wait for it, or set run=NAME") from None
-        keep_recipe(recipe)
-        yield
-
-
-def keep_recipe(recipe: Recipe) -> None:
-    """Write recipe.json. Raises UserError when the one that is there names other data."""
-    path, settings = recipe.work / "recipe.json", recipe.model_dump(mode="json")
-    if recipe.data.is_relative_to(ROOT):
-        # Data inside the project may move with it.
-        settings["data"] = recipe.data.relative_to(ROOT).as_posix()
-    if path.exists():
-        known = json.loads(path.read_text(encoding="utf-8"))
-        if known == settings:
-            return
+        path, settings = recipe.work / "recipe.json", _as_json(recipe)
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else settings
         if known["data"] != settings["data"]:
             raise UserError(
                 f"{recipe.work} was made from {known['data']}, not {settings['data']}; add --set run=NAME to keep"
                 " both, or delete that folder"
             )
-    write_json(path, settings)
+        yield
+        if known != settings or not path.exists():
+            write_json(path, settings)
+
+
+def _as_json(recipe: Recipe) -> dict:
+    settings = recipe.model_dump(mode="json")
+    if recipe.data.is_relative_to(ROOT):
+        # Data inside the project may move with it.
+        settings["data"] = recipe.data.relative_to(ROOT).as_posix()
+    return settings

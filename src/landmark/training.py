@@ -152,7 +152,7 @@ def train(
             if not np.isfinite(loss):
                 raise UserError(
                     f"training {what}: the loss is no longer finite in epoch {epoch + 1}; lower"
-                    " learning_rate or head_learning_rate (the last good epoch is kept)"
+                    " learning_rate or head_learning_rate"
                 )
             losses.append(loss)
         history.append(

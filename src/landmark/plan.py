@@ -1,0 +1,94 @@
+"""Which settings each result depends on, so that nothing is built on results of other settings."""
+
+import json
+from pathlib import Path
+
+from landmark.errors import UserError
+from landmark.recipe import Recipe
+from landmark.store import Job
+
+
+def made_by(step: str) -> str:
+    """How to come by a missing file that a step makes."""
+    return f"step {step[:2]} makes it: src/{step}.py with the same --recipe and --set"
+
+
+def job_settings(recipe: Recipe) -> dict[str, dict]:
+    """Every job of the recipe, in the order of the steps, with the settings that its result depends on.
+
+    A name is the step's, and behind a hyphen the model's.
+    """
+    trained = [model for model in recipe.models if model.loss]
+    plan = {"01_clean": recipe.model_dump(mode="json", include={"cleaning", "local_features", "verification"})}
+    for step, part in (("02_train", "training"), ("03_finetune", "finetune")):
+        for model in trained:
+            if getattr(model, part):
+                plan[f"{step}-{model.name}"] = {
+                    "model": model.model_dump(mode="json", exclude={"name", "weight", "finetune"}),
+                    part: getattr(model, part).model_dump(mode="json"),
+                    "seed": recipe.seed,
+                }
+    for model in recipe.models:
+        plan[f"04_extract-{model.name}"] = {
+            "model": model.model_dump(mode="json", include={"backbone", "weights", "gem_p", "loss"}),
+            "finetuned": bool(model.loss and model.finetune),
+            "extraction": recipe.extraction.model_dump(mode="json"),
+        }
+    plan["04_join"] = {"weights": {model.name: model.weight for model in recipe.models}}
+    shared = recipe.model_dump(mode="json", include={"gallery", "local_features", "verification"})
+    plan["05_retrieve"] = {"retrieval": recipe.retrieval.model_dump(), "gallery": recipe.gallery}
+    plan["06_recognize"] = {"recognition": recipe.recognition.model_dump(), **shared}
+    plan["07_submit"] = {}
+    return plan
+
+
+def open_job(
+    recipe: Recipe,
+    name: str,
+    *,
+    split: str = "",
+    reads: dict[Path, str],
+    writes: list[Path],
+    images: object = None,
+) -> Job:
+    """The job of that name in the plan; `split` tells the jobs of one name apart, `images` is the state of photos.
+
+    Raises UserError when what an earlier step made lies there, but was made with other settings than these.
+    """
+    plan, done = job_settings(recipe), recipe.work / "done"
+    # Steps 05 and 06 both build on 04 and not on each other.
+    before = "05" if name[:2] == "06" else name[:2]
+    for earlier, settings in plan.items():
+        if earlier[:2] < before:
+            for record in [done / f"{earlier}.json", *done.glob(f"{earlier}.*.json")]:
+                _refuse_other_settings(record, settings, earlier)
+    return Job(
+        done / (f"{name}.{split}.json" if split else f"{name}.json"),
+        reads=reads,
+        settings={**plan[name], "images": images},
+        writes=writes,
+    )
+
+
+def _refuse_other_settings(record: Path, settings: dict, name: str) -> None:
+    try:
+        known = json.loads(record.read_text(encoding="utf-8"))["settings"]
+    except FileNotFoundError:
+        return
+    known.pop("images")
+    if known != settings:
+        raise UserError(
+            f"the results of step {name[:2]} were made with other settings: {_difference(known, settings)};"
+            " run that step with these first, or bash run.sh without --from and --only"
+        )
+
+
+def _difference(old: dict, new: dict, prefix: str = "") -> str:
+    """The first setting that differs, in words."""
+    for key in [*old, *new]:
+        a, b = old.get(key), new.get(key)
+        if a != b:
+            if isinstance(a, dict) and isinstance(b, dict):
+                return _difference(a, b, f"{prefix}{key}.")
+            return f"{prefix}{key} was {a}, is now {b}"
+    return "none"
