@@ -15,7 +15,7 @@ def main(recipe: Recipe) -> None:
     competition = open_competition(recipe)
     for model in recipe.models:
         if model.loss is None or model.finetune is None:
-            print(f"03 fine-tune: {model.name} is not fine-tuned (it has no loss, or no `finetune`)")
+            print(f"03 finetune: {model.name} is not fine-tuned (it has no loss, or no `finetune`)")
         else:
             fit_model(recipe, competition, model, model.finetune, "03_finetune", finetune=True)
 
