@@ -12,6 +12,7 @@ from landmark.competition import SPLITS, Competition, open_competition
 from landmark.descriptor_files import DescriptorFile
 from landmark.fitting import model_path
 from landmark.plan import made_by, open_job
+from landmark.ranks import Ranks
 from landmark.recipe import Model, Recipe, weights_files
 
 
@@ -59,12 +60,19 @@ def extract_model(recipe: Recipe, competition: Competition, model: Model) -> Non
                 load_model(next(iter(checkpoint)), net)
             else:
                 load_backbone(net, model.backbone, model.weights)
-        vectors, ids, bad = describe_split(
-            net, competition, split, recipe.extraction, recipe, f"04 {model.name} {split}"
+        count, bad = describe_split(
+            net,
+            competition,
+            split,
+            recipe.extraction,
+            recipe,
+            file,
+            key=job.key(),
+            ranks=Ranks(),
+            what=f"04 {model.name} {split}",
         )
-        file.write(vectors, ids, bad)
         job.finish()
-        print(f"04 extract: {model.name}, {split}: {len(ids)} images, {len(bad)} left out")
+        print(f"04 extract: {model.name}, {split}: {count} images, {len(bad)} left out")
         for reason in list(bad.values())[:5]:
             print(f"  left out: {reason}")
 

@@ -16,6 +16,7 @@ from landmark.gallery import Gallery, gallery_inputs, load_gallery
 from landmark.plan import made_by, open_job
 from landmark.recipe import Recipe
 from landmark.submission import write_recognition
+from landmark.weights import delf_inputs
 
 
 def main(recipe: Recipe) -> None:
@@ -26,7 +27,9 @@ def main(recipe: Recipe) -> None:
     job = open_job(
         recipe,
         "06_recognize",
-        reads=gallery_inputs(recipe, competition) | dict.fromkeys(test.paths, made_by("04_extract")),
+        reads=gallery_inputs(recipe, competition)
+        | dict.fromkeys(test.paths, made_by("04_extract"))
+        | delf_inputs(recipe),
         writes=[plain, final, neighbours],
         images=[competition.state("train"), competition.state("test")],
     )
@@ -71,10 +74,13 @@ def inliers_of_neighbours(
     recipe: Recipe, competition: Competition, ids: list[str], gallery: Gallery, rows: np.ndarray
 ) -> np.ndarray:
     """Inliers of each test image with each of its neighbours: (Q, K) for rows (Q, K) of the gallery."""
-    from landmark.local_features import extract_local, images_within
+    from landmark.devices import pick_device
+    from landmark.local_features import extract_local, images_within, open_extractor
     from landmark.progress import track
     from landmark.verification import count_inliers
+    from landmark.weights import delf_weights
 
+    extractor = open_extractor(recipe.local_features, delf_weights(recipe), str(pick_device(recipe)))
     inliers = np.zeros(rows.shape, np.int64)
     # Local features are held for one block of test images and their neighbours.
     block = max(1, images_within(recipe.memory_gib, recipe.local_features) // (1 + rows.shape[1]))
@@ -82,11 +88,12 @@ def inliers_of_neighbours(
     for start in track(starts, len(starts), "06 verifying neighbours", unit="blocks"):
         part = range(start, min(start + block, len(ids)))
         tests = extract_local(
-            ((q, competition.path("test", ids[q])) for q in part), recipe.local_features, recipe.threads
+            ((q, competition.path("test", ids[q])) for q in part), recipe.local_features, extractor, recipe.threads
         )
         trains = extract_local(
             ((row, competition.path("train", gallery.ids[row])) for row in np.unique(rows[part]).tolist()),
             recipe.local_features,
+            extractor,
             recipe.threads,
         )
         pairs = np.array([(q, row) for q in part for row in rows[q]], np.int64)

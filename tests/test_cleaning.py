@@ -4,8 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import SHARED
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from landmark import cleaning
+from landmark.neighbours import same_label_neighbours
 from landmark.recipe import Agreement
 
 
@@ -17,27 +20,104 @@ def on_circle(*degrees):
 def test_neighbours_are_the_nearest_of_the_same_label_among_the_k_nearest():
     vectors = on_circle(0, 1, 2, 4, 8, 16)
     labels = np.array([5, 6, 5, 5, 6, 5])
-    near = cleaning.same_label_neighbours(vectors, labels, k=3, limit=100, memory_gib=1)
+    near = same_label_neighbours(vectors, labels, range(6), k=3, limit=100, memory_gib=1)
     # Of 0 the three nearest are 1, 2, 3; of 5 they are 4, 3, 2.
-    assert [row.tolist() for row in near] == [[2, 3], [], [3, 0], [2, 0], [1], [3, 2]]
-    one = cleaning.same_label_neighbours(vectors, labels, k=1000, limit=1, memory_gib=1)
-    assert [row.tolist() for row in one] == [[2], [4], [3], [2], [1], [3]]
+    assert [row[row >= 0].tolist() for row in near] == [[2, 3], [], [3, 0], [2, 0], [1], [3, 2]]
+    one = same_label_neighbours(vectors, labels, range(2, 5), k=1000, limit=1, memory_gib=1)
+    assert one.tolist() == [[3], [2], [1]]
 
 
-def test_each_unordered_pair_is_verified_once_and_counts_for_both():
-    neighbours = [np.array([1, 2]), np.array([0]), np.array([0, 1]), np.array([], int)]
-    pairs = cleaning.pairs_of(neighbours)
-    assert pairs.tolist() == [[0, 1], [0, 2], [1, 2]]
-    counts = cleaning.count_verified(neighbours, np.array([[0, 1], [1, 2]]))
+def test_a_copy_does_not_make_room_for_one_neighbour_more():
+    vectors, labels = on_circle(0, 0, 0, 5, 6), np.zeros(5, int)
+    # Image 2 stands behind its copies 0 and 1 and may be missing among its own 3 nearest.
+    near = same_label_neighbours(vectors, labels, range(5), k=2, limit=100, memory_gib=1)
+    assert (near >= 0).sum(axis=1).tolist() == [2] * 5 and not (near == np.arange(5)[:, None]).any()
+
+
+def padded(*rows):
+    width = max(map(len, rows))
+    return np.array([[*row, *[-1] * (width - len(row))] for row in rows])
+
+
+def test_each_unordered_pair_is_verified_once_and_counts_for_each_that_looks_at_the_other():
+    neighbours = padded([1, 2], [0], [0, 1], [])
+    assert cleaning.pairs_of(neighbours).tolist() == [[0, 1], [0, 2], [1, 2]]
+    asked = []
+
+    def verifies(one, two):
+        asked.append((one, two))
+        return (one, two) != (0, 2)
+
+    counts, tried = cleaning.count_verified(neighbours, verifies, (1, 2, 3))
     # 2 is not among the neighbours that 1 looks at, so the pair counts for 2 alone.
     assert counts.tolist() == [1, 1, 1, 0]
+    assert tried == 3 and sorted(asked) == [(0, 1), (0, 2), (1, 2)]
 
 
-def test_pairs_come_label_by_label():
-    labels = np.array([9, 4, 9, 4, 9])
-    groups = list(cleaning.pairs_by_label(np.array([[0, 2], [0, 4], [1, 3]]), labels))
-    assert [g.tolist() for g in groups] == [[[1, 3]], [[0, 2], [0, 4]]]
-    assert list(cleaning.pairs_by_label(np.zeros((0, 2), np.int64), labels)) == []
+def test_an_image_is_decided_by_its_third_or_when_it_can_no_longer_reach_three():
+    star = padded([1, 2, 3, 4, 5], [], [], [], [], [])
+    asked = []
+    for answers, needed in (([1, 1, 1], 3), ([0, 0, 0], 3), ([1, 0, 1, 0, 1], 5), ([0, 1, 0, 1, 0], 5)):
+        asked.clear()
+
+        def verifies(one, two, answers=answers):
+            asked.append((one, two))
+            return bool(answers[len(asked) - 1])
+
+        assert cleaning.count_verified(star, verifies, (3,))[1] == needed
+        # The nearest first.
+        assert asked == [(0, other) for other in range(1, needed + 1)]
+
+
+@pytest.mark.parametrize("thresholds", [(3,), (1, 2), (1,)])
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_early_decisions_are_those_of_verifying_every_pair(thresholds, data):
+    """On random graphs, thick and thin."""
+    size = data.draw(st.integers(1, 14))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    look, agree = data.draw(st.floats(0, 1)), data.draw(st.floats(0, 1))
+    rows = []
+    for i in range(size):
+        others = rng.permutation([j for j in range(size) if j != i])
+        rows.append(others[rng.random(len(others)) < look].tolist())
+    truth = np.triu(rng.random((size, size)) < agree)
+    calls = []
+
+    def verifies(one, two):
+        calls.append((one, two))
+        return truth[one, two]
+
+    neighbours = padded(*rows, [0] * 0) if any(rows) else np.full((size, 1), -1)
+    counts, tried = cleaning.count_verified(neighbours[:size], verifies, thresholds)
+    whole = np.array([sum(truth[min(i, j), max(i, j)] for j in row) for i, row in enumerate(rows)])
+    for threshold in thresholds:
+        assert ((counts >= threshold) == (whole >= threshold)).all()
+    assert len(set(calls)) == len(calls) == tried <= len(cleaning.pairs_of(neighbours))
+
+
+def test_a_set_of_clean_labels_needs_few_of_its_pairs():
+    """120 views of a landmark of which a near pair mostly verifies: 3 of 100 neighbours each decide."""
+    rng = np.random.default_rng(0)
+    place = np.sort(rng.random(120)) * 10
+    distance = np.abs(place[:, None] - place)
+    neighbours = np.argsort(distance, axis=1)[:, 1:101]
+    chance = rng.random((120, 120))
+
+    def verifies(one, two):
+        return chance[one, two] < np.exp(-distance[one, two])
+
+    counts, tried = cleaning.count_verified(neighbours, verifies, (3,))
+    assert (counts >= 3).all()
+    assert tried < 0.1 * len(cleaning.pairs_of(neighbours))
+
+
+def test_neighbours_are_renumbered_within_their_label():
+    neighbours = padded([4, 2], [], [0], [], [2, 0])
+    rows = np.array([0, 2, 4])
+    assert cleaning.within_label(neighbours, rows).tolist() == [[2, 1], [0, -1], [1, 0]]
+    assert [r.tolist() for r in cleaning.rows_by_label(np.array([7, 3, 7, 3, 9]))] == [[1, 3], [0, 2], [4]]
+    assert cleaning.count_neighbours(neighbours).tolist() == [2, 0, 1, 0, 2]
 
 
 def frame(**columns):

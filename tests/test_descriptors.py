@@ -55,7 +55,9 @@ def test_files_give_back_what_was_written_and_join_by_rows(tmp_path, monkeypatch
     members = []
     for k, dim in enumerate((4, 3)):
         members.append(DescriptorFile(tmp_path / str(k), "test"))
-        members[-1].write(unit(rng.normal(size=(5, dim))), list("vwxyz"), {"q": "is missing"})
+        (tmp_path / str(k)).mkdir()
+        np.save(members[-1].vectors_path, unit(rng.normal(size=(5, dim))).astype(np.float16))
+        members[-1].write_ids(list("vwxyz"), {"q": "is missing"})
     vectors, ids = members[0].read()
     assert vectors.dtype == np.float16 and ids == list("vwxyz")
     assert members[0].skipped_path.read_text() == "id,reason\nq,is missing\n"
@@ -65,6 +67,6 @@ def test_files_give_back_what_was_written_and_join_by_rows(tmp_path, monkeypatch
     expected = concatenate([m.read()[0] for m in members], [0.7, 0.3])
     np.testing.assert_allclose(joined.read()[0], expected, atol=1e-3)
     assert joined.skipped_path.read_text() == members[0].skipped_path.read_text()
-    members[1].write(np.eye(5), list("vwxyq"), {})
+    members[1].write_ids(list("vwxyq"), {})
     with pytest.raises(UserError, match="do not describe the same images"):
         joined.write_joined(members, [0.7, 0.3])

@@ -6,7 +6,7 @@ import pytest
 from sklearn.datasets import load_sample_image
 
 from landmark.images import fit
-from landmark.local_features import LocalFeatures, extract_local, rootsift
+from landmark.local_features import FeatureCache, LocalFeatures, extract_local, open_extractor, rootsift
 from landmark.recipe import LocalFeatureSettings, VerificationSettings
 from landmark.verification import count_inliers, match, verify
 
@@ -47,8 +47,8 @@ def test_an_affine_transform_is_three_by_three(features):
 
 
 def test_too_few_matches_are_no_proof(features):
-    few = LocalFeatures(features[0].points[:4], features[0].descriptors[:4])
-    empty = LocalFeatures(features[0].points[:0], features[0].descriptors[:0])
+    few = LocalFeatures(features[0].points[:4], features[0].descriptors[:4], features[0].size)
+    empty = LocalFeatures(features[0].points[:0], features[0].descriptors[:0], features[0].size)
     for a, b in ((few, few), (empty, features[0]), (features[0], empty)):
         assert verify(a, b, VerificationSettings()).inliers == 0
 
@@ -80,5 +80,61 @@ def test_many_pairs_give_what_one_by_one_gives(features):
 def test_images_are_shrunk_before_points_are_sought(palace, tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), palace[..., ::-1])
     settings = LocalFeatureSettings(longest_side=320, max_points=200)
-    found = extract_local([(5, tmp_path / "a.png")], settings, workers=2)
+    found = extract_local([(5, tmp_path / "a.png")], settings, open_extractor(settings, None, "cpu"), workers=2)
     np.testing.assert_array_equal(found[5].points, rootsift(fit(palace, 320), 200).points)
+
+
+def with_caption(image):
+    """The photograph with a stock agency's bar of text along its lower side."""
+    image = image.copy()
+    height, width = image.shape[:2]
+    image[-32:] = 20
+    text = "STOCKPHOTO 4711 www.agency.example (c) 2019 all rights reserved"
+    cv2.putText(image, text, (8, height - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (255, 255, 255), 1, cv2.LINE_AA)
+    return image
+
+
+def test_a_caption_bar_alone_verifies_nothing(palace):
+    flower = load_sample_image("flower.jpg")
+    a, b = (rootsift(with_caption(image), 800) for image in (palace, flower))
+    assert verify(a, b, VerificationSettings(strip=0)).inliers >= 30
+    assert verify(a, b, VerificationSettings()).inliers < 8
+    # Nor where the bar stands upright.
+    a, b = (rootsift(np.rot90(with_caption(image)).copy(), 800) for image in (palace, flower))
+    assert verify(a, b, VerificationSettings()).inliers < 8
+
+
+def test_behind_a_shared_caption_the_building_still_verifies(palace):
+    warped = cv2.warpPerspective(palace, TRUE, palace.shape[1::-1])
+    a, b = rootsift(with_caption(palace), 800), rootsift(with_caption(warped), 800)
+    found = verify(a, b, VerificationSettings())
+    assert found.inliers > 100
+    corners = np.array([[[100, 100], [500, 300]]], np.float64)
+    expected = cv2.perspectiveTransform(corners, TRUE)
+    assert np.abs(cv2.perspectiveTransform(corners, found.transform) - expected).max() < 3
+
+
+def test_a_match_may_not_be_farther_than_the_limit():
+    a = np.eye(3, dtype=np.float32)
+    b = np.array([[0.8, 0.6, 0], [0, 1, 0], [0, 0, -1]], np.float32)
+    assert match(a, b, 1.0, 0.5).tolist() == [[1, 1]]
+    assert match(a, b, 1.0, 0.7).tolist() == [[0, 0], [1, 1]]  # 0 is sqrt(0.4) = 0.63 away
+
+
+def test_features_are_found_once_and_held_within_the_memory_given(features, tmp_path):
+    found = []
+
+    def find(key):
+        found.append(key)
+        return features[key]
+
+    one = features[0].nbytes
+    with FeatureCache(find, int(2.5 * one), tmp_path) as cache:
+        for key in (0, 1, 2, 0, 2, 1, 0):
+            again = cache[key]
+            np.testing.assert_array_equal(again.points, features[key].points)
+            np.testing.assert_array_equal(again.descriptors, features[key].descriptors)
+            assert again.size == features[key].size
+            assert sum(held.nbytes for held in cache._held.values()) <= 2.5 * one
+    assert found == [0, 1, 2]
+    assert list(tmp_path.iterdir()) == []

@@ -1,6 +1,6 @@
 """Which train images to believe: spatial verification among neighbours of the same label."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -9,49 +9,65 @@ from landmark.neighbours import top_k
 from landmark.recipe import Agreement
 from landmark.voting import similarity_term, vote
 
+_ROWS = 65_536  # of the neighbour table that are looked at in one go
 
-def same_label_neighbours(
-    vectors: np.ndarray, labels: np.ndarray, k: int, limit: int, memory_gib: float
-) -> list[np.ndarray]:
-    """For each image the rows of its at most `limit` nearest of the same label among its k nearest, itself out.
 
-    vectors: (N, D) of unit length, labels: (N,).
+def rows_by_label(labels: np.ndarray) -> list[np.ndarray]:
+    """The rows (ascending) of each label, in order of label. labels: (N,) ints."""
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
+
+
+def count_neighbours(neighbours: np.ndarray) -> np.ndarray:
+    """How many neighbours each image has: (N,) int64 of (N, L) filled up with -1, in memory or memory-mapped."""
+    blocks = range(0, len(neighbours), _ROWS)
+    return np.concatenate([(neighbours[start : start + _ROWS] >= 0).sum(axis=1) for start in blocks])
+
+
+def within_label(neighbours: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The neighbours (N, L) of a label's images, renumbered 0..n-1 in the order of `rows` (n,): (n, L)."""
+    mine = np.asarray(neighbours[rows])
+    return np.where(mine >= 0, np.searchsorted(rows, mine), -1)
+
+
+def pairs_of(neighbours: np.ndarray) -> np.ndarray:
+    """Each unordered pair of an image and one of its neighbours once: (P, 2), the lower first, sorted."""
+    own, place = np.nonzero(neighbours >= 0)
+    return np.unique(np.sort(np.stack([own, neighbours[own, place]], axis=1), axis=1), axis=0)
+
+
+def count_verified(
+    neighbours: np.ndarray, verifies: Callable[[int, int], bool], thresholds: tuple[int, ...]
+) -> tuple[np.ndarray, int]:
+    """How many of each image's neighbours verify, counted until it is decided: (n,) int64; and the pairs tried.
+
+    neighbours: (n, L) of one label's images, nearest first, filled up with -1. An image is decided when the pairs
+    that it has left can take its count to no further one of `thresholds`; which of them the count reaches is
+    then the same as if every pair had been verified. A pair is verified at most once and counts for each of the
+    two that has the other among its neighbours. The nearest neighbours of all images come first, and before all
+    others the pairs that can bring both their images forward.
     """
-    k = min(k, len(vectors) - 1)
-    # Only what is kept of a block's k neighbours outlives the block.
-    block = max(1, int(memory_gib * 2**30 / 4) // ((k + 1) * 32))
-    kept = []
-    for start in range(0, len(vectors), block):
-        _, rows = top_k(vectors[start : start + block], vectors, k + 1, memory_gib / 2)
-        own = np.arange(start, start + len(rows))[:, None]
-        same = (labels[rows] == labels[own]) & (rows != own)
-        # Of copies of one photograph, an image may not be among its own k + 1 nearest.
-        kept += [row[keep][: min(limit, k)] for row, keep in zip(rows, same, strict=True)]
-    return kept
+    looks_at = [set(row[row >= 0].tolist()) for row in neighbours]
+    left = [len(others) for others in looks_at]
+    counts = [0] * len(neighbours)
+    tried = set()
 
+    def decided(image: int) -> bool:
+        return not any(counts[image] < t <= counts[image] + left[image] for t in thresholds)
 
-def pairs_of(neighbours: list[np.ndarray]) -> np.ndarray:
-    """Each unordered pair once: (P, 2) with the lower row first, sorted."""
-    own = np.repeat(np.arange(len(neighbours)), [len(row) for row in neighbours])
-    other = np.concatenate([np.zeros(0, np.int64), *neighbours])
-    return np.unique(np.sort(np.stack([own, other], axis=1), axis=1), axis=0)
-
-
-def pairs_by_label(pairs: np.ndarray, labels: np.ndarray) -> Iterator[np.ndarray]:
-    """The pairs of one label after the other, so that local features are held for one label at a time."""
-    of_pair = labels[pairs[:, 0]]
-    order = np.argsort(of_pair, kind="stable")
-    if len(order):
-        yield from np.split(pairs[order], np.flatnonzero(np.diff(of_pair[order])) + 1)
-
-
-def count_verified(neighbours: list[np.ndarray], verified_pairs: np.ndarray) -> np.ndarray:
-    """How many of each image's neighbours verify: (N,) int64. verified_pairs: (V, 2) unordered."""
-    verified = {tuple(sorted(pair)) for pair in verified_pairs.tolist()}
-    return np.array(
-        [sum((min(i, j), max(i, j)) in verified for j in row.tolist()) for i, row in enumerate(neighbours)],
-        np.int64,
-    )
+    near = [(image, other) for column in neighbours.T.tolist() for image, other in enumerate(column) if other >= 0]
+    for both in (True, False):
+        for image, other in near:
+            pair = (image, other) if image < other else (other, image)
+            if pair in tried or decided(image) or (both and (image not in looks_at[other] or decided(other))):
+                continue
+            tried.add(pair)
+            proved = verifies(*pair)
+            for one, two in (pair, pair[::-1]):
+                if two in looks_at[one]:
+                    left[one] -= 1
+                    counts[one] += proved
+    return np.array(counts, np.int64), len(tried)
 
 
 def agreement(

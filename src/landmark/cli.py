@@ -5,30 +5,47 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from landmark.errors import UserError
-from landmark.recipe import Recipe, load_recipe
+from landmark.ranks import open_ranks
+from landmark.recipe import load_recipe
 from landmark.runs import hold_run
 
 
-def run_step(main: Callable[[Recipe], None]) -> None:
-    """Parse --recipe and --set, run `main`, and tell the user's errors in one line with exit code 1."""
+def run_step(main: Callable[..., None], shared: bool = False) -> None:
+    """Parse --recipe, --set and --round, run `main`, and tell the user's errors in one line with exit code 1.
+
+    main takes the recipe and, where the processes of torchrun share the step's work, its place among them.
+    """
     description = inspect.getdoc(sys.modules[main.__module__])
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="sample", help="a name in src/recipes, or a YAML file")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override settings"
     )
+    parser.add_argument(
+        "--round", choices=["bootstrap", "main"], default="main", help="of a recipe with a bootstrap round"
+    )
     arguments = parser.parse_args()
     # Lines appear as they are printed also where stdout is a file.
     sys.stdout.reconfigure(line_buffering=True)
-    if int(os.environ.get("RANK", "0")) > 0:
+    leads = int(os.environ.get("RANK", "0")) == 0
+    if not (leads or shared):
         # Under torchrun the first process works alone: the same files as without it, though not sooner.
         return
     try:
         recipe = load_recipe(arguments.recipe, arguments.set)
-        with hold_run(recipe):
-            main(recipe)
+        if arguments.round == "bootstrap":
+            recipe = recipe.bootstrap
+            if recipe is None:
+                raise UserError(f"recipe {arguments.recipe}: it has no bootstrap round")
+        with hold_run(recipe) if leads else nullcontext():
+            if shared:
+                with open_ranks() as ranks:
+                    main(recipe, ranks)
+            else:
+                main(recipe)
     except (UserError, OSError) as error:
         # An OSError is a full disk, a missing right or the like; its text names the file.
         print(f"error: {error}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 
@@ -38,6 +39,10 @@ class Competition:
         frame = _read_ids(path, ["id", "landmark_id"])
         _refuse(path, frame["landmark_id"], r"-?\d{1,18}", "is not a whole number")
         return frame.astype({"landmark_id": np.int64})
+
+    def labels_of(self, ids: Iterable[str]) -> np.ndarray:
+        """The landmark ids (N,) int64 of N train images."""
+        return self.train.set_index("id")["landmark_id"].loc[list(ids)].to_numpy()
 
     def ids(self, split: str) -> list[str]:
         """Image ids of train, index or test, in file order."""

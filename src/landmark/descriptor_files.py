@@ -24,11 +24,6 @@ class DescriptorFile:
         self.skipped_path = folder / f"{split}.skipped.csv"
         self.paths = [self.vectors_path, self.ids_path, self.skipped_path]
 
-    def write(self, vectors: np.ndarray, ids: list[str], bad: dict[str, str]) -> None:
-        with atomic_path(self.vectors_path) as part, part.open("wb") as file:
-            np.save(file, vectors.astype(np.float16), allow_pickle=False)
-        self._write_ids(ids, bad)
-
     def write_joined(self, members: list["DescriptorFile"], weights: list[float]) -> None:
         """Write the ensemble of `members`, some rows at a time. Raises UserError if their images differ."""
         vectors, ids = zip(*(member.read() for member in members), strict=True)
@@ -43,9 +38,10 @@ class DescriptorFile:
                 joined[rows] = concatenate([member[rows] for member in vectors], weights)
             joined.flush()
         skipped = read_table(members[0].skipped_path, ["id", "reason"])
-        self._write_ids(ids[0], dict(skipped.itertuples(index=False)))
+        self.write_ids(ids[0], dict(skipped.itertuples(index=False)))
 
-    def _write_ids(self, ids: list[str], bad: dict[str, str]) -> None:
+    def write_ids(self, ids: list[str], bad: dict[str, str]) -> None:
+        """Write the ids of the vectors' rows, and the images left out, id -> reason."""
         with atomic_path(self.ids_path) as part:
             part.write_text("".join(f"{i}\n" for i in ids), encoding="utf-8")
         write_table(self.skipped_path, pd.DataFrame(bad.items(), columns=["id", "reason"]))

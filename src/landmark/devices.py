@@ -1,5 +1,7 @@
 """The device that a run computes on."""
 
+import os
+
 import torch
 
 from landmark.errors import UserError
@@ -8,13 +10,18 @@ from landmark.recipe import Recipe
 
 
 def pick_device(recipe: Recipe) -> torch.device:
-    """The recipe's device; `auto` is CUDA where there is one, else the CPU. Raises UserError."""
+    """The recipe's device; `auto` is CUDA where there is one, else the CPU. Raises UserError.
+
+    The processes that torchrun starts on a machine take its GPUs in turn.
+    """
     torch.set_num_threads(cores())
     # Without these the same run on the same GPU may end with other bytes.
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
     if recipe.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     try:
         device = torch.device(recipe.device)
         torch.empty(0, device=device)

@@ -19,6 +19,11 @@ def model_path(recipe: Recipe, model: Model, finetuned: bool) -> Path:
     return recipe.work / "models" / f"{model.name}{'-finetuned' if finetuned else ''}.pt"
 
 
+def delf_path(recipe: Recipe) -> Path:
+    """Where DELF lies after step 02."""
+    return recipe.work / "models" / "delf.pt"
+
+
 def fit_model(
     recipe: Recipe, competition: Competition, model: Model, settings: Optimisation, step: str, finetune: bool
 ) -> None:

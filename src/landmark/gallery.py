@@ -38,8 +38,7 @@ def load_gallery(recipe: Recipe, competition: Competition) -> Gallery:
     without them it could never be recognised.
     """
     vectors, ids = DescriptorFile(recipe.work / "descriptors", "train").read()
-    label_of = dict(zip(competition.train["id"], competition.train["landmark_id"], strict=True))
-    labels, ids = np.array([label_of[i] for i in ids], np.int64), np.array(ids)
+    labels, ids = competition.labels_of(ids), np.array(ids)
     if recipe.gallery == "all":
         return Gallery(vectors, labels, ids)
     column = {"clean": "kept", "uncontradicted": "contradicted"}[recipe.gallery]

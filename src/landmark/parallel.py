@@ -3,12 +3,13 @@
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 
 
 def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores this process may use; under torchrun its share of the machine's."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, count // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def ordered_map(function: Callable, items: Iterable, workers: int, ahead: int = 4) -> Iterator:
@@ -24,3 +25,16 @@ def ordered_map(function: Callable, items: Iterable, workers: int, ahead: int = 
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+def unordered_map(function: Callable, items: Iterable, workers: int) -> Iterator:
+    """`map` over threads that yields what is ready first, so that a long item holds up no other."""
+    workers = max(workers, 1)
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = set()
+        for item in items:
+            waiting.add(pool.submit(function, item))
+            if len(waiting) > workers:
+                ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in ready)
+        yield from (future.result() for future in waiting)

@@ -19,7 +19,17 @@ def job_settings(recipe: Recipe) -> dict[str, dict]:
     A name is the step's, and behind a hyphen the model's.
     """
     trained = [model for model in recipe.models if model.loss]
-    plan = {"01_clean": recipe.model_dump(mode="json", include={"cleaning", "local_features", "verification"})}
+    cleaning = recipe.cleaning.model_dump(mode="json")
+    representation = cleaning.pop("representation")
+    search = {name: cleaning.pop(name) for name in ("neighbours", "same_label")}
+    plan = {}
+    if recipe.cleaning.looks:
+        plan["01_describe"] = representation
+        plan["01_neighbours"] = search
+        geometry = recipe.model_dump(mode="json", include={"local_features", "verification"})
+        plan["01_clean"] = {"cleaning": cleaning, **geometry}
+    else:
+        plan["01_clean"] = {"believes": "published" if recipe.cleaning.published else "labels"}
     for step, part in (("02_train", "training"), ("03_finetune", "finetune")):
         for model in trained:
             if getattr(model, part):

@@ -23,15 +23,18 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Sizes = Literal["XS", "XM", "S2", "L2"]
 # Settings that are text, whatever YAML would make of it: --set data="Trip: Rome #1"
-_TEXT = {"data", "run", "device", "weights"}
+_TEXT = {"data", "run", "device", "weights", "published"}
 
 
-def _weights(value: str) -> str:
-    return value if value in ("imagenet", "none") else str(Path(value).expanduser().resolve())
+def _absolute(value: str, *words: str) -> str:
+    """A path is made absolute, so that it means the same from any folder; the words stay as they are."""
+    return value if value in words else str(Path(value).expanduser().resolve())
 
 
-# "imagenet", "none", or a file; a path is made absolute, so that it means the same from any folder.
-Weights = Annotated[str, AfterValidator(_weights)]
+Weights = Annotated[str, AfterValidator(lambda value: _absolute(value, "imagenet", "none"))]
+# What step 01 starts from may also be what the recipe's bootstrap round trained.
+FirstWeights = Annotated[str, AfterValidator(lambda value: _absolute(value, "imagenet", "none", "bootstrap"))]
+DelfWeights = Annotated[str, AfterValidator(lambda value: _absolute(value, "bootstrap"))]
 
 
 def weights_files(weights: str) -> dict[Path, str]:
@@ -64,26 +67,38 @@ class Scales(Settings):
 
 
 class Representation(Scales):
-    """The global descriptor that finds the neighbours for cleaning: pooled features of pretrained weights."""
+    """The global descriptor that finds the neighbours for cleaning.
+
+    weights: imagenet or a file with a backbone's weights (its pooled features are the descriptor), a model that
+    step 02 saved, or `bootstrap`, the first model of the recipe's bootstrap round, whatever its backbone.
+    """
 
     backbone: str = "tf_efficientnet_lite0"
-    weights: Weights = "imagenet"
+    weights: FirstWeights = "imagenet"
     gem_p: Annotated[float, Field(gt=0)] = 3.0
 
 
 class LocalFeatureSettings(Settings):
-    """Local features of spatial verification."""
+    """Local features of spatial verification. weights: of DELF; a file of step 02, or of the bootstrap round."""
 
+    features: Literal["rootsift", "delf"] = "rootsift"
+    weights: DelfWeights = "bootstrap"
     max_points: Positive = 800
     longest_side: Positive = 640
 
 
 class VerificationSettings(Settings):
-    """When two images are taken to show the same thing: `min_inliers` matches agree with one transform."""
+    """When two images are taken to show the same thing: `min_inliers` matches agree with one transform.
+
+    max_distance: of two matched descriptors; 2 allows any. strip: matches within a strip narrower than this share
+    of the image's shorter side are a caption's or a border's, and do not count; 0 counts them.
+    """
 
     ratio: Share = 0.85
+    max_distance: Annotated[float, Field(gt=0, le=2)] = 2.0
     model: Literal["homography", "affine"] = "homography"
     threshold: Annotated[float, Field(gt=0)] = 6.0
+    strip: Share = 0.06
     min_inliers: Positive = 30
 
 
@@ -95,14 +110,28 @@ class Agreement(Settings):
 
 
 class Cleaning(Settings):
-    """Step 01. more_than: the verified neighbours that an image must exceed; -1 keeps every image."""
+    """Step 01. more_than: the verified neighbours that an image must exceed; -1 keeps every image.
 
+    published: a train_clean.csv (landmark_id,images) to take as it is instead of cleaning.
+    """
+
+    published: Annotated[str, AfterValidator(_absolute)] | None = None
     representation: Representation = Representation()
     neighbours: Positive = 1000
     same_label: Positive = 100
     more_than: Annotated[int, Field(ge=-1)] = 2
     min_images: Positive = 2
     agreement: Agreement | None = None
+
+    @property
+    def looks(self) -> bool:
+        """Whether images are looked at, or the labels or a published list believed."""
+        return self.published is None and self.more_than >= 0
+
+    @property
+    def thresholds(self) -> tuple[int, ...]:
+        """The counts of verified neighbours that decide something about an image."""
+        return (self.more_than + 1,) if self.agreement is None else tuple({1, self.more_than + 1})
 
 
 class Stage(Settings):
@@ -156,6 +185,19 @@ class Model(Settings):
     weight: Annotated[float, Field(gt=0)] = 1.0
 
 
+class Delf(Settings):
+    """DELF, trained in step 02: `of` names the trained model whose features the attention learns to pick.
+
+    The trunk stays as it is, so that only the head_learning_rate, the attention's and classifier's, counts.
+    """
+
+    of: str
+    dim: Positive = 40
+    training: Optimisation = Optimisation(
+        stages=[Stage(augmentation="hard", epochs=5)], head_learning_rate=1e-1, batch_size=32
+    )
+
+
 class Retrieval(Settings):
     """Step 05."""
 
@@ -180,7 +222,11 @@ class Recognition(Settings):
 
 
 class Recipe(Settings):
-    """A whole run."""
+    """A whole run.
+
+    bootstrap: another round, of steps 01 and 02 alone, that comes before and whose models step 01 may start from.
+    The recipe file gives the settings in which it differs; it has a run folder of its own.
+    """
 
     name: str
     data: Path
@@ -195,9 +241,11 @@ class Recipe(Settings):
     local_features: LocalFeatureSettings = LocalFeatureSettings()
     verification: VerificationSettings = VerificationSettings()
     models: list[Model] = Field(min_length=1)
+    delf: Delf | None = None
     extraction: Scales = Scales()
     retrieval: Retrieval = Retrieval()
     recognition: Recognition = Recognition()
+    bootstrap: "Recipe | None" = None
 
     @model_validator(mode="after")
     def _names_differ(self) -> "Recipe":
@@ -207,6 +255,34 @@ class Recipe(Settings):
         if any(name.endswith("-finetuned") for name in names):
             raise ValueError("models: a name must not end in -finetuned, as the files of step 03 do")
         return self
+
+    @model_validator(mode="after")
+    def _delf_of_a_trained_model(self) -> "Recipe":
+        if self.delf is None:
+            return self
+        trained = [m.name for m in self.models if m.loss]
+        if self.delf.of not in trained:
+            raise ValueError(f"delf.of: {self.delf.of!r} is none of the models with a loss: {trained}")
+        if "delf" in trained:
+            raise ValueError("models: the name delf is taken by models/delf.pt")
+        return self
+
+    @model_validator(mode="after")
+    def _bootstrap_is_there(self) -> "Recipe":
+        first, local = self.cleaning.representation, self.local_features
+        if self.cleaning.looks and first.weights == "bootstrap" and self.first_model is None:
+            raise ValueError(
+                "cleaning.representation.weights: bootstrap wants a `bootstrap` round with a trained model"
+            )
+        has_delf = self.bootstrap is not None and self.bootstrap.delf is not None
+        if local.features == "delf" and local.weights == "bootstrap" and not has_delf:
+            raise ValueError("local_features.weights: bootstrap wants a `bootstrap` round with `delf`")
+        return self
+
+    @property
+    def first_model(self) -> Model | None:
+        """The bootstrap round's first trained model."""
+        return next((m for m in self.bootstrap.models if m.loss), None) if self.bootstrap else None
 
     @property
     def threads(self) -> int:
@@ -249,17 +325,40 @@ def load_recipe(name: str, overrides: list[str] = ()) -> Recipe:
     if data in (None, ""):
         raise UserError(f"recipe {path.stem}: it has no data of its own; add --set data=FOLDER")
     if data == own_data:
-        values["data"] = ROOT / str(data)
+        values["data"] = str(ROOT / str(data))
         values.setdefault("run", path.stem)
     else:
         # Pointed at other data a recipe makes another run, so that two folders do not share results.
         folder = Path(str(data)).expanduser().resolve()
-        values["data"] = folder
+        values["data"] = str(folder)
         values.setdefault("run", path.stem + "-" + re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.name))
+    if isinstance(values.get("bootstrap"), dict):
+        values["bootstrap"] = _bootstrap_round(values)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise UserError(f"recipe {path.stem}: " + "; ".join(_explain(e) for e in error.errors())) from None
+
+
+# What a bootstrap round begins with unless it says otherwise: nothing that only itself could make.
+_BEGINNING = {"cleaning": {"representation": {"weights": "imagenet"}}, "local_features": {"features": "rootsift"}}
+
+
+def _bootstrap_round(values: dict) -> dict:
+    """The whole settings of a recipe's bootstrap round."""
+    whole = json.loads(json.dumps({k: v for k, v in values.items() if k not in ("bootstrap", "delf")}))
+    for changes in (_BEGINNING, values["bootstrap"]):
+        _merge(whole, changes)
+    whole["run"] = f"{values['run']}-bootstrap"
+    return whole
+
+
+def _merge(values: dict, changes: dict) -> None:
+    for key, change in changes.items():
+        if isinstance(change, dict) and isinstance(values.get(key), dict):
+            _merge(values[key], change)
+        else:
+            values[key] = json.loads(json.dumps(change))
 
 
 def _override(values: dict, override: str) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,17 @@ def atomic_path(target: Path) -> Iterator[Path]:
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def keyed_folder(folder: Path, key: str) -> Path:
+    """Make folder/key for half-way files of the work that `key` names, and remove those of any other work."""
+    mine = folder / key
+    if folder.exists():
+        for other in folder.iterdir():
+            if other != mine:
+                shutil.rmtree(other)
+    mine.mkdir(parents=True, exist_ok=True)
+    return mine
 
 
 def write_json(path: Path, value: object) -> None:

@@ -1,0 +1,67 @@
+"""A large array that is made part by part: by several processes, and continued after a kill."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from landmark.progress import track
+from landmark.ranks import Ranks
+from landmark.store import atomic_path, keyed_folder, write_json
+
+
+class Parts:
+    """The parts of one array of `rows` rows, `size` rows each, as files in a folder of their own.
+
+    The folder's name holds `key`, so that parts of other settings or inputs are never taken for these.
+    """
+
+    def __init__(self, target: Path, rows: int, size: int, key: str):
+        self.target = target
+        self.folder = target.parent / f"{target.stem}.parts" / key
+        self.ranges = [range(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+    def make(self, ranks: Ranks, work: Callable[[range], tuple[np.ndarray, dict]], what: str = "") -> dict:
+        """Let each process make its share of what is missing with `work`; the first joins all to `target`.
+
+        work: rows -> their array (n, ...) and notes, a dictionary that JSON can hold. what: title of the progress
+        by parts; without it `work` shows its own. Returns all notes together.
+        """
+        if ranks.first:
+            keyed_folder(self.folder.parent, self.folder.name)
+        ranks.wait()
+        missing = [part for part in range(len(self.ranges)) if not self.path(part).exists()]
+        ranks.wait()
+        mine = ranks.share(missing)
+        for part in track(mine, len(mine), what, unit="parts") if what else mine:
+            array, notes = work(self.ranges[part])
+            write_json(self.path(part).with_suffix(".json"), notes)
+            with atomic_path(self.path(part)) as path, path.open("wb") as file:
+                np.save(file, array, allow_pickle=False)
+        ranks.wait()
+        notes = {}
+        for part in range(len(self.ranges)):
+            notes |= json.loads(self.path(part).with_suffix(".json").read_text(encoding="utf-8"))
+        ranks.wait()
+        if ranks.first:
+            self._join()
+            shutil.rmtree(self.folder.parent)
+        ranks.wait()
+        return notes
+
+    def path(self, part: int) -> Path:
+        return self.folder / f"{part:05d}.npy"
+
+    def _join(self) -> None:
+        paths = [self.path(part) for part in range(len(self.ranges))]
+        heads = [np.load(path, mmap_mode="r") for path in paths]
+        # A part without rows may not know how long a row is.
+        model = next((head for head in heads if len(head)), heads[0])
+        shape = sum(len(head) for head in heads), *model.shape[1:]
+        header = {"descr": np.lib.format.dtype_to_descr(model.dtype), "fortran_order": False, "shape": shape}
+        with atomic_path(self.target) as target, target.open("wb") as file:
+            np.lib.format.write_array_header_2_0(file, header)
+            for path in paths:
+                file.write(np.load(path).tobytes())

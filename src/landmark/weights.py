@@ -1,0 +1,60 @@
+"""Where the weights that step 01 starts from lie, and the networks they belong to."""
+
+from pathlib import Path
+
+from landmark.fitting import delf_path, model_path
+from landmark.plan import made_by
+from landmark.recipe import Recipe, weights_files
+
+_MAKER = made_by("02_train") + " --round bootstrap"
+
+
+def representation_inputs(recipe: Recipe) -> dict[Path, str]:
+    """The file with the first representation's weights, if it is one, and how to come by it."""
+    weights = recipe.cleaning.representation.weights
+    if weights != "bootstrap":
+        return weights_files(weights)
+    model = recipe.first_model
+    return {model_path(recipe.bootstrap, model, finetuned=False): _MAKER}
+
+
+def open_representation(recipe: Recipe):
+    """The network of the first representation, with its weights.
+
+    Raises UserError when the weights do not fit the backbone that the recipe names.
+    """
+    from landmark.network import DescriptorNet, load_backbone, load_torch
+    from landmark.training import load_model
+
+    source = recipe.cleaning.representation
+    backbone, gem_p = source.backbone, source.gem_p
+    if source.weights == "bootstrap":
+        backbone, gem_p = recipe.first_model.backbone, recipe.first_model.gem_p
+    for path in representation_inputs(recipe):
+        saved = load_torch(path)
+        if "net" in saved:
+            # A model that step 02 saved, with its neck.
+            dim = len(saved["net"].get("neck.0.weight", ()))
+            net = DescriptorNet(backbone, dim, gem_p)
+            load_model(path, net)
+            return net
+    net = DescriptorNet(backbone, 0, gem_p)
+    load_backbone(net, backbone, source.weights)
+    return net
+
+
+def delf_weights(recipe: Recipe) -> Path | None:
+    """The file with DELF's weights, where the recipe's local features are DELF."""
+    local = recipe.local_features
+    if local.features != "delf":
+        return None
+    return delf_path(recipe.bootstrap) if local.weights == "bootstrap" else Path(local.weights)
+
+
+def delf_inputs(recipe: Recipe) -> dict[Path, str]:
+    """The same as a job's input, with how to come by it."""
+    path = delf_weights(recipe)
+    if path is None:
+        return {}
+    made = recipe.local_features.weights == "bootstrap"
+    return {path: _MAKER if made else "local_features.weights is the path of a DELF that step 02 trained"}
