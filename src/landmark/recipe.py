@@ -156,6 +156,19 @@ class Model(Settings):
     weight: Annotated[float, Field(gt=0)] = 1.0
 
 
+class Delf(Settings):
+    """DELF, trained in step 02: `of` names the trained model whose features the attention learns to pick.
+
+    The trunk stays as it is, so that only the head_learning_rate, the attention's and classifier's, counts.
+    """
+
+    of: str
+    dim: Positive = 40
+    training: Optimisation = Optimisation(
+        stages=[Stage(augmentation="hard", epochs=5)], head_learning_rate=1e-1, batch_size=32
+    )
+
+
 class Retrieval(Settings):
     """Step 05."""
 
@@ -195,6 +208,7 @@ class Recipe(Settings):
     local_features: LocalFeatureSettings = LocalFeatureSettings()
     verification: VerificationSettings = VerificationSettings()
     models: list[Model] = Field(min_length=1)
+    delf: Delf | None = None
     extraction: Scales = Scales()
     retrieval: Retrieval = Retrieval()
     recognition: Recognition = Recognition()
@@ -207,6 +221,22 @@ class Recipe(Settings):
         if any(name.endswith("-finetuned") for name in names):
             raise ValueError("models: a name must not end in -finetuned, as the files of step 03 do")
         return self
+
+    @model_validator(mode="after")
+    def _delf_of_a_trained_model(self) -> "Recipe":
+        if self.delf is None:
+            return self
+        trained = [m.name for m in self.models if m.loss]
+        if self.delf.of not in trained:
+            raise ValueError(f"delf.of: {self.delf.of!r} is none of the models with a loss: {trained}")
+        if "delf" in trained:
+            raise ValueError("models: the name delf is taken by models/delf.pt")
+        return self
+
+    @property
+    def delf_model(self) -> Model | None:
+        """The model whose backbone DELF is built on."""
+        return next((m for m in self.models if self.delf and m.name == self.delf.of), None)
 
     @property
     def threads(self) -> int:
