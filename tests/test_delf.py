@@ -23,7 +23,7 @@ from landmark.verification import verify
 CPU = torch.device("cpu")
 SETTINGS = LocalFeatureSettings(max_points=300)
 TRAINING = Optimisation(
-    stages=[{"augmentation": "hard", "epochs": 2}], sizes="XS", batch_size=4, head_learning_rate=0.1
+    stages=[{"augmentation": "hard", "epochs": 2}], sizes="XS", batch_size=4, head_learning_rate=0.03
 )
 
 
@@ -83,18 +83,19 @@ def test_attention_is_softplus_and_so_above_zero_and_features_are_of_unit_length
     images = torch.randn(2, 3, 65, 97)
     features, attention = net.cells(images)
     assert attention.shape == (2, 5, 7) and features.shape == (2, 192, 5, 7)
-    torch.testing.assert_close(attention, F.softplus(net.attention[:3](net.backbone(images)[0]))[:, 0])
+    torch.testing.assert_close(attention, F.softplus(net.attention[:3](features * 192**0.5))[:, 0])
     assert (attention > 0).all()
     torch.testing.assert_close(features.norm(dim=1), torch.ones(2, 5, 7))
 
 
-def test_the_classifier_is_a_softmax_over_linear_scores():
+def test_the_classifier_is_a_softmax_over_linear_scores_of_standardised_channels():
     head = SoftmaxHead(2, 2)
     with torch.no_grad():
         head.linear.weight.copy_(torch.tensor([[1.0, 0], [0, 1]]))
         head.linear.bias.zero_()
-    loss = head(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), torch.tensor([0, 0]))
-    assert loss.item() == pytest.approx((np.log(1 + np.exp(-1)) + np.log(1 + np.exp(3))) / 2, rel=1e-6)
+    # The channels (1, 3) and (7, 5) become (-1, 1) and (1, -1).
+    loss = head(torch.tensor([[1.0, 7.0], [3.0, 5.0]]), torch.tensor([0, 0]))
+    assert loss.item() == pytest.approx((np.log(1 + np.exp(2)) + np.log(1 + np.exp(-2))) / 2, rel=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +138,48 @@ def test_killed_in_the_second_epoch_training_ends_with_the_same_attention(data, 
     monkeypatch.setattr(training, "_step", real)
     continued, again = fit_attention(data, tmp_path / "b.pt")
     assert again == history and all(torch.equal(continued[k], weights[k]) for k in weights)
+
+
+def test_attention_learns_to_look_at_what_tells_the_labels_apart(tmp_path):
+    """Two labels differ in a patch at a random place; all else is one clutter that says nothing."""
+    rng, paths, places = np.random.default_rng(0), [], []
+    for i in range(16):
+        image, patch = texture(192, 192, 100 + i) // 3, np.zeros((64, 64, 3), np.uint8)
+        if i % 2:
+            patch[::8], patch[1::8], patch[2::8], patch[3::8] = 255, 255, 255, 255
+        else:
+            patch[:, ::8], patch[:, 1::8], patch[:, 2::8], patch[:, 3::8] = 255, 255, 255, 255
+        y, x = rng.integers(0, 128, 2)
+        image[y : y + 64, x : x + 64] = patch
+        places.append((x, y))
+        paths.append(tmp_path / f"{i}.png")
+        cv2.imwrite(str(paths[-1]), image)
+    torch.manual_seed(0)
+    net, head = DelfNet("test_resnet", 40), SoftmaxHead(192, 2)
+    settings = TRAINING.model_copy(update={"batch_size": 8, "head_learning_rate": 0.01})
+    settings = settings.model_copy(update={"stages": [settings.stages[0].model_copy(update={"epochs": 8})]})
+    history = training.train(
+        net,
+        head,
+        TrainSet(paths, np.arange(16) % 2, np.full(16, 2)),
+        settings,
+        frozen_batch_norm=False,
+        seed=1,
+        device=CPU,
+        workers=1,
+        checkpoint=tmp_path / "c.pt",
+        key="k",
+        what="test",
+    )
+    assert history[-1]["loss"] < history[0]["loss"]
+    ratios = []
+    for path, (x, y) in zip(paths, places, strict=True):
+        images = torch.from_numpy(cv2.resize(cv2.imread(str(path)), (193, 193))).permute(2, 0, 1)[None]
+        attention = net.cells(to_input(net, images))[1][0].detach()
+        rows, columns = (torch.arange(13) * 16,) * 2
+        inside = ((rows >= y) & (rows <= y + 64))[:, None] & ((columns >= x) & (columns <= x + 64))
+        ratios.append(attention[inside].mean() / attention[~inside].mean())
+    assert min(ratios) > 1
 
 
 def test_the_pca_is_that_of_the_strongest_features(fitted, photographs):
@@ -223,7 +266,9 @@ def test_points_lie_on_the_only_textured_patch(fitted, x, y):
     image[y : y + 64, x : x + 64] = np.random.default_rng(0).integers(0, 256, (64, 64, 3))
     points = delf(net, image, LocalFeatureSettings(max_points=20), CPU).points
     assert len(points) == 20
-    assert ((points > [x - 8, y - 8]) & (points < [x + 72, y + 72])).all()
+    # On it, or where a cell of half the scale still sees its edge; and on the whole about its middle.
+    assert ((points > [x - 32, y - 32]) & (points < [x + 96, y + 96])).all()
+    np.testing.assert_allclose(points.mean(axis=0), [x + 31.5, y + 31.5], atol=8)
 
 
 def test_an_image_and_its_double_match_at_scale_two(fitted):
@@ -245,8 +290,14 @@ def test_no_two_points_are_the_same_place_and_the_strongest_come_first(fitted):
     assert len(few.points) == 50
     assert np.array_equal(few.points, every.points[:50])
     assert np.array_equal(few.descriptors, every.descriptors[:50])
-    cells = sum(((h - 1) // 16 + 1) * ((w - 1) // 16 + 1) for h, w, _ in (r.shape for r in module._pyramid(image)))
+    cells = sum((h // 16 - 3) * (w // 16 - 3) for h, w, _ in (r.shape for r in module._pyramid(image)))
     assert 50 < len(every.points) < cells
+
+
+def test_no_point_lies_in_the_two_outer_rings_of_cells(fitted, monkeypatch):
+    monkeypatch.setattr(module, "SCALES", [1.0])
+    points = delf(fitted, texture(160, 224), LocalFeatureSettings(max_points=10_000), CPU).points
+    assert points.min() > 30 and points[:, 0].max() < 224 - 31 and points[:, 1].max() < 160 - 31
 
 
 def test_overlapping_squares_leave_only_the_one_of_most_attention(fitted, monkeypatch):
@@ -266,8 +317,8 @@ def test_points_of_little_attention_can_be_left_out(fitted):
 def test_an_image_too_small_for_any_scale_has_no_points(fitted):
     tiny = delf(fitted, np.zeros((1, 1, 3), np.uint8), SETTINGS, CPU)
     assert tiny.points.shape == (0, 2) and tiny.descriptors.shape == (0, 40)
-    # 10 pixels have a cell at scale 1 and above.
-    assert len(list(module._pyramid(np.zeros((10, 10, 3), np.uint8)))) == 3
+    # 80 pixels are 5 strides at scale 1, enough for a cell within the border, and too few below.
+    assert len(list(module._pyramid(np.zeros((80, 80, 3), np.uint8)))) == 3
 
 
 def test_a_checkpoint_read_back_gives_the_same_features(fitted, tmp_path):
@@ -325,7 +376,9 @@ def test_step_02_trains_delf_once(project, run_step, tiny_data):
     shutil.copytree(tiny_data, project / "input/tiny_data")
     stages = "{stages: [{augmentation: hard, epochs: 1}], sizes: XS, batch_size: 8}"
     options = ["--recipe", "tiny", "--set", "delf={of: arcface, training: " + stages + "}"]
-    run_step("01_clean", *options)
+    clean = pd.read_csv(tiny_data / "train.csv").groupby("landmark_id")["id"].agg(" ".join)
+    (project / "input/tiny").mkdir(parents=True)
+    clean.rename("images").to_csv(project / "input/tiny/train_clean.csv")
     first, _ = run_step("02_train", *options)
     used = re.findall(r"02 train: (\w+) on (\d+ images, 4 labels), 0 left out", first)
     assert [name for name, _ in used] == ["arcface", "delf"] and used[0][1] == used[1][1]

@@ -30,6 +30,8 @@ SCALES = [2.0 ** (step / 2) for step in range(-4, 3)]
 # A cell sees most of what is within a square of this side, in pixels of its scale. Of two whose squares have an
 # intersection over union above OVERLAP, the one of less attention is dropped: the same place in the next scale.
 FIELD, OVERLAP = 4 * STRIDE, 0.45
+# Cells of this many outer rings give no point: they see the padding, by which the borders of any two images match.
+BORDER = 2
 # The PCA is learned on at most this many features, the strongest few of each image.
 PCA_FEATURES, PCA_FEATURES_PER_IMAGE = 200_000, 200
 # A network may be used from several threads, but one pass already takes every core or the GPU.
@@ -72,13 +74,14 @@ class DelfNet(nn.Module):
     def cells(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised images -> unit-length features (B, C, h, w) and their attention (B, h, w), above zero."""
         with torch.no_grad():
-            maps = self.backbone(images)[0].float()
-        return F.normalize(maps), self.attention(maps)[:, 0].float()
+            features = F.normalize(self.backbone(images)[0].float())
+        # The attention sees features of unit size on average, so that one learning rate serves every backbone.
+        return features, self.attention(features * features.shape[1] ** 0.5)[:, 0].float()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features, attention = self.cells(images)
         # Eq. 1, but with weights that sum to one, so that the number of cells does not matter.
-        weights = attention / attention.sum(dim=(1, 2), keepdim=True)
+        weights = attention / attention.sum(dim=(1, 2), keepdim=True).clamp(min=1e-12)
         return torch.einsum("bchw,bhw->bc", features, weights)
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
@@ -89,15 +92,20 @@ class DelfNet(nn.Module):
 
 
 class SoftmaxHead(nn.Module):
-    """A linear classifier: pooled features (B, C), labels (B,) int64 -> mean cross entropy, a float32 scalar."""
+    """A linear classifier: pooled features (B, C), labels (B,) int64 -> mean cross entropy, a float32 scalar.
+
+    Each channel is first brought to mean 0 and variance 1 over the batch: the pooled features of all images are
+    much alike, and gradient descent on them as they are is either slow or unstable, as the backbone may be.
+    """
 
     def __init__(self, channels: int, classes: int):
         super().__init__()
+        self.norm = nn.BatchNorm1d(channels, affine=False)
         self.linear = nn.Linear(channels, classes)
 
     def forward(self, pooled: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         with torch.autocast(pooled.device.type, enabled=False):
-            return F.cross_entropy(self.linear(pooled.float()), labels)
+            return F.cross_entropy(self.linear(self.norm(pooled.float())), labels)
 
 
 def load_trunk(net: DelfNet, path: Path) -> None:
@@ -119,14 +127,14 @@ def load_trunk(net: DelfNet, path: Path) -> None:
 
 
 def _pyramid(image: np.ndarray) -> Iterator[np.ndarray]:
-    """An RGB image (H, W, 3) uint8 in each scale at which both sides have a cell or more.
+    """An RGB image (H, W, 3) uint8 in each scale at which cells are left within the border.
 
     Sides are rounded to 16k + 1: then each stride lands on pixels alike at both ends, whichever way the backbone
     pads, and the cells lie symmetric in the image.
     """
     for scale in SCALES:
         height, width = (round(side * scale / STRIDE) for side in image.shape[:2])
-        if min(height, width) > 0:
+        if min(height, width) > 2 * BORDER:
             yield resize(image, STRIDE * width + 1, STRIDE * height + 1)
 
 
@@ -153,6 +161,8 @@ def _strongest(
             cells, attention = (t[0].cpu() for t in net.cells(to_input(net, images.to(device))))
         high, wide = resized.shape[:2]
         y, x = _centres(attention.shape[0], high, height), _centres(attention.shape[1], wide, width)
+        inner = slice(BORDER, -BORDER)
+        cells, attention, y, x = cells[:, inner, inner], attention[inner, inner], y[inner], x[inner]
         points.append(torch.cartesian_prod(y, x).flip(1))
         halves.append(torch.tensor([width / wide, height / high]).expand(attention.numel(), 2) * FIELD / 2)
         scores.append(attention.flatten())

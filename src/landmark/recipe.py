@@ -164,9 +164,7 @@ class Delf(Settings):
 
     of: str
     dim: Positive = 40
-    training: Optimisation = Optimisation(
-        stages=[Stage(augmentation="hard", epochs=5)], head_learning_rate=1e-1, batch_size=32
-    )
+    training: Optimisation = Optimisation(stages=[Stage(augmentation="hard", epochs=3)], head_learning_rate=3e-2)
 
 
 class Retrieval(Settings):
