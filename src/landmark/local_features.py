@@ -109,10 +109,12 @@ def open_extractor(settings: LocalFeatureSettings, delf_weights: Path | None, de
     """The features that the settings name, ready for use by several threads."""
     if settings.features == "rootsift":
         return lambda image: rootsift(image, settings.max_points)
+    import torch
+
     from landmark.delf import delf, load_delf
 
-    net = load_delf(delf_weights)
-    return lambda image: delf(net, image, settings, device)
+    net, place = load_delf(delf_weights).to(device), torch.device(device)
+    return lambda image: delf(net, image, settings, place)
 
 
 def find_features(path: Path, settings: LocalFeatureSettings, extractor: Extractor) -> LocalFeatures:

@@ -27,6 +27,17 @@ class GeM(nn.Module):
         return x.float().clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
 
 
+def create_backbone(name: str, **options) -> nn.Module:
+    """A timm model without pretrained weights. Raises UserError for a name that timm does not know."""
+    try:
+        return timm.create_model(name, pretrained=False, **options)
+    except RuntimeError as error:
+        close = timm.list_models(f"*{name[:8]}*")[:5]
+        raise UserError(
+            f"backbone: timm has no model {name!r}" + (f"; did you mean {close}?" if close else "")
+        ) from error
+
+
 class DescriptorNet(nn.Module):
     """Images (B, 3, H, W), normalised, -> descriptors (B, D), not yet of unit length.
 
@@ -35,13 +46,7 @@ class DescriptorNet(nn.Module):
 
     def __init__(self, backbone: str, dim: int, gem_p: float):
         super().__init__()
-        try:
-            self.backbone = timm.create_model(backbone, pretrained=False, num_classes=0, global_pool="")
-        except RuntimeError as error:
-            close = timm.list_models(f"*{backbone[:8]}*")[:5]
-            raise UserError(
-                f"backbone: timm has no model {backbone!r}" + (f"; did you mean {close}?" if close else "")
-            ) from error
+        self.backbone = create_backbone(backbone, num_classes=0, global_pool="")
         self.name = backbone
         self.pool = GeM(gem_p)
         features = self.backbone.num_features

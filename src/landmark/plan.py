@@ -38,6 +38,12 @@ def job_settings(recipe: Recipe) -> dict[str, dict]:
                     part: getattr(model, part).model_dump(mode="json"),
                     "seed": recipe.seed,
                 }
+        if step == "02_train" and recipe.delf:
+            plan["02_delf"] = {
+                "delf": recipe.delf.model_dump(mode="json"),
+                "model": recipe.delf_model.model_dump(mode="json", include={"backbone", "weights", "loss"}),
+                "seed": recipe.seed,
+            }
     for model in recipe.models:
         plan[f"04_extract-{model.name}"] = {
             "model": model.model_dump(mode="json", include={"backbone", "weights", "gem_p", "loss"}),

@@ -186,16 +186,15 @@ class Model(Settings):
 
 
 class Delf(Settings):
-    """DELF, trained in step 02: `of` names the trained model whose features the attention learns to pick.
+    """DELF, trained in step 02: `of` names the model whose features the attention learns to pick.
 
-    The trunk stays as it is, so that only the head_learning_rate, the attention's and classifier's, counts.
+    Those of an untrained model are its weights' own. The trunk stays as it is, so that only the
+    head_learning_rate, the attention's and classifier's, counts.
     """
 
     of: str
     dim: Positive = 40
-    training: Optimisation = Optimisation(
-        stages=[Stage(augmentation="hard", epochs=5)], head_learning_rate=1e-1, batch_size=32
-    )
+    training: Optimisation = Optimisation(stages=[Stage(augmentation="hard", epochs=3)], head_learning_rate=3e-2)
 
 
 class Retrieval(Settings):
@@ -257,13 +256,13 @@ class Recipe(Settings):
         return self
 
     @model_validator(mode="after")
-    def _delf_of_a_trained_model(self) -> "Recipe":
+    def _delf_of_a_model(self) -> "Recipe":
         if self.delf is None:
             return self
-        trained = [m.name for m in self.models if m.loss]
-        if self.delf.of not in trained:
-            raise ValueError(f"delf.of: {self.delf.of!r} is none of the models with a loss: {trained}")
-        if "delf" in trained:
+        names = [m.name for m in self.models]
+        if self.delf.of not in names:
+            raise ValueError(f"delf.of: {self.delf.of!r} is none of the models: {names}")
+        if "delf" in names:
             raise ValueError("models: the name delf is taken by models/delf.pt")
         return self
 
@@ -283,6 +282,11 @@ class Recipe(Settings):
     def first_model(self) -> Model | None:
         """The bootstrap round's first trained model."""
         return next((m for m in self.bootstrap.models if m.loss), None) if self.bootstrap else None
+
+    @property
+    def delf_model(self) -> Model | None:
+        """The model whose backbone DELF is built on."""
+        return next((m for m in self.models if self.delf and m.name == self.delf.of), None)
 
     @property
     def threads(self) -> int:

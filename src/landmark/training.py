@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from landmark import augment
@@ -87,9 +88,10 @@ class TrainImages(Dataset):
         return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), int(self.data.labels[index])
 
 
-def make_optimizer(net: DescriptorNet, head: CosineHead, settings: Optimisation, steps: int):
-    """SGD with two rates (the backbone's; the neck's and head's) and cosine annealing over `steps`."""
-    fresh = [*net.neck.parameters(), *head.parameters()]
+def make_optimizer(net: nn.Module, head: nn.Module, settings: Optimisation, steps: int):
+    """SGD with two rates (the backbone's; that of all else) and cosine annealing over `steps`."""
+    rest = [p for name, p in net.named_parameters() if not name.startswith("backbone.")]
+    fresh = [*rest, *head.parameters()]
     optimizer = torch.optim.SGD(
         [
             {"params": list(net.backbone.parameters()), "lr": settings.learning_rate},
@@ -105,8 +107,8 @@ def make_optimizer(net: DescriptorNet, head: CosineHead, settings: Optimisation,
 
 
 def train(
-    net: DescriptorNet,
-    head: CosineHead,
+    net: nn.Module,
+    head: nn.Module,
     data: TrainSet,
     settings: Optimisation,
     *,
@@ -120,6 +122,7 @@ def train(
 ) -> list[dict]:
     """Train net and head in place; return one row per epoch (epoch, augmentation, loss, learning_rate).
 
+    net: a DescriptorNet or a DelfNet; head(net(images), labels) is the loss.
     After each epoch everything that the next one needs is written to `checkpoint`; if one with the same `key`
     (of settings and data) is there at the start, training goes on from it, to the same weights as without the
     break. Raises UserError when the loss is no longer finite.
