@@ -20,6 +20,7 @@ date is not done again.
   test              run the tests
 
 Steps: 00 sample  01 clean  02 train  03 fine-tune  04 extract  05 retrieve  06 recognize  07 submit
+Where a recipe's step 01 starts from a bootstrap round, that round's 01 and 02 run before it.
 Inside a Kaggle notebook, a virtual or a conda environment no new environment is made: only missing packages are
 installed there.
 TEXT
@@ -110,14 +111,38 @@ for number in ${first:+"$first"} ${only:+"$only"}; do
     [[ " ${steps[*]} " == *" ${number}_"* ]] || fail "there is no step $number; steps: ${steps[*]}"
 done
 
+run_step() {
+    local started=$SECONDS
+    "$python" "$here/src/$1.py" --recipe "$recipe" ${overrides[@]+--set "${overrides[@]}"} "${@:2}"
+    echo "   ($((SECONDS - started)) s)"
+}
+
+# Whether step 01 starts from what a bootstrap round of steps 01 and 02 makes.
+needs_bootstrap() {
+    "$python" - "$here/src" "$recipe" ${overrides[@]+"${overrides[@]}"} <<'PYTHON'
+import sys
+
+sys.path.insert(0, sys.argv[1])
+from landmark.errors import UserError
+from landmark.recipe import load_recipe
+
+try:
+    sys.exit(not load_recipe(sys.argv[2], sys.argv[3:]).uses_bootstrap)
+except UserError:
+    sys.exit(1)  # the first step tells what is wrong
+PYTHON
+}
+
 set_up
 SECONDS=0
 for step in "${steps[@]}"; do
     number="${step%%_*}"
     [[ -z "$only" || "$number" == "$only" ]] || continue
     [[ -z "$first" || ! "$number" < "$first" ]] || continue
-    started=$SECONDS
-    "$python" "$here/src/$step.py" --recipe "$recipe" ${overrides[@]+--set "${overrides[@]}"}
-    echo "   ($((SECONDS - started)) s)"
+    if [[ "$number" == 01 ]] && needs_bootstrap; then
+        run_step 01_clean --round bootstrap
+        run_step 02_train --round bootstrap
+    fi
+    run_step "$step"
 done
 echo "done in $SECONDS s"

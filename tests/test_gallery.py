@@ -19,7 +19,9 @@ def gallery(tmp_path, monkeypatch):
     frame = pd.DataFrame({"id": IDS, "landmark_id": [7, 7, 7, 8, 8]})
     frame.to_csv(tmp_path / "train.csv", index=False)
     work = load_recipe("photos", [f"data={tmp_path}", "run=r"]).work
-    DescriptorFile(work / "descriptors", "train").write(np.eye(5), IDS, {})
+    file = DescriptorFile(work / "descriptors", "train")
+    file.write_ids(IDS, {})
+    np.save(file.vectors_path, np.eye(5, dtype=np.float16))
     kept, contradicted = [True, False, False, False, False], [False, True, False, False, True]
     frame.assign(kept=kept, contradicted=contradicted).to_csv(work / "clean_decisions.csv", index=False)
 

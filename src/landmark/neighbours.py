@@ -1,6 +1,7 @@
 """Exact nearest neighbours by blocks, so that memory is a setting and not the data's size squared."""
 
 from concurrent.futures import ThreadPoolExecutor
+from mmap import mmap
 
 import faiss
 import numpy as np
@@ -44,8 +45,9 @@ def top_k(
 
 
 def _read(vectors: np.ndarray, rows: slice) -> np.ndarray:
-    """Rows as float32. A memory-mapped array is mapped anew, so that its pages do not stay with the process."""
-    if isinstance(vectors, np.memmap):
+    """Rows as float32. A memory-mapped file is mapped anew, so that its pages do not stay with the process."""
+    # A view of part of a file has the whole file's offset, and is read as it is.
+    if isinstance(vectors, np.memmap) and isinstance(vectors.base, mmap):
         vectors = np.memmap(vectors.filename, vectors.dtype, "r", vectors.offset, vectors.shape)
     return np.ascontiguousarray(vectors[rows], np.float32)
 

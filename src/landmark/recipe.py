@@ -279,6 +279,13 @@ class Recipe(Settings):
         return self
 
     @property
+    def uses_bootstrap(self) -> bool:
+        """Whether something starts from the bootstrap round."""
+        local = self.local_features
+        by_delf = local.features == "delf" and local.weights == "bootstrap"
+        return by_delf or (self.cleaning.looks and self.cleaning.representation.weights == "bootstrap")
+
+    @property
     def first_model(self) -> Model | None:
         """The bootstrap round's first trained model."""
         return next((m for m in self.bootstrap.models if m.loss), None) if self.bootstrap else None

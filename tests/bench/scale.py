@@ -2,6 +2,7 @@
 
     python tests/bench/scale.py                               125,000 and 250,000 images; 12 minutes on 2 cores
     python tests/bench/scale.py --images 1000000 --folder F   goes on in F where it was stopped
+    python tests/bench/scale.py --images 1000000 --blocks 3   three blocks of queries against all images
 
 Labels: 203,094 that sum to the 4,132,914 images of GLDv2, log-normal as these, the largest above 10,000; of these
 whole labels are taken, the largest first and then at random, until there are as many images as asked for.
@@ -17,14 +18,14 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
-
 import numpy as np
+from common import ROOT  # noqa: F401 (puts src on the path)
 from scipy.stats import norm
 
 from landmark.cleaning import count_neighbours, pairs_of, rows_by_label, within_label
 from landmark.neighbours import same_label_neighbours
 from landmark.parts import Parts
+from landmark.progress import track
 from landmark.ranks import Ranks
 from landmark.recipe import Cleaning
 
@@ -76,8 +77,8 @@ def make(folder: Path, images: int, seed: int = 0) -> None:
     vectors.flush()
 
 
-def measure(folder: Path, memory_gib: float) -> dict:
-    """Run both stages as step 01 does."""
+def measure(folder: Path, memory_gib: float, blocks: int | None) -> dict:
+    """Run both stages as step 01 does; with `blocks`, only so many blocks of queries of the first."""
     settings = Cleaning()
     labels, vectors = np.load(folder / "labels.npy"), np.load(folder / "vectors.npy", mmap_mode="r")
     begin = time.monotonic()
@@ -88,8 +89,24 @@ def measure(folder: Path, memory_gib: float) -> dict:
         k, limit = settings.neighbours, settings.same_label
         return same_label_neighbours(vectors, labels, rows, k, limit, memory_gib), {}
 
-    parts.make(Ranks(), work, f"{len(labels)} images")
+    if blocks is None:
+        parts.make(Ranks(), work, f"{len(labels)} images")
+    else:
+        missing = blocks
+        for rows in track(parts.ranges[:blocks], blocks, f"{len(labels)} images", unit="blocks"):
+            work(rows)
     searched, searched_cpu = time.monotonic(), time.process_time()
+    figures = {
+        "images": len(labels),
+        # Where a part of the blocks was run, the time of all is extrapolated from theirs.
+        "blocks_run": missing,
+        "blocks": len(parts.ranges),
+        "neighbours_s": round((searched - begin) * len(parts.ranges) / max(missing, 1)),
+        "neighbours_cpu_s": round(searched_cpu * len(parts.ranges) / max(missing, 1)),
+        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    }
+    if blocks is not None:
+        return figures
     neighbours = np.load(folder / "neighbours.npy", mmap_mode="r")
     groups = rows_by_label(labels)
     counts = count_neighbours(neighbours)
@@ -97,15 +114,9 @@ def measure(folder: Path, memory_gib: float) -> dict:
     shares = [sum(Ranks(rank, 8).share(costs, costs)) for rank in range(8)]
     possible = sum(len(pairs_of(within_label(neighbours, rows))) for rows in groups)
     planned = time.monotonic()
-    return {
-        "images": len(labels),
+    return figures | {
         "labels": len(groups),
         "largest": max(map(len, groups)),
-        # Where a part of the blocks was there already, the time of all is extrapolated from the rest.
-        "blocks_run": missing,
-        "blocks": len(parts.ranges),
-        "neighbours_s": round((searched - begin) * len(parts.ranges) / max(missing, 1)),
-        "neighbours_cpu_s": round(searched_cpu * len(parts.ranges) / max(missing, 1)),
         "planning_s": round(planned - searched, 1),
         "pairs": possible,
         "imbalance_of_8_ranks": round(max(shares) / (sum(shares) / 8) - 1, 4),
@@ -118,10 +129,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[125_000, 250_000])
     parser.add_argument("--memory-gib", type=float, default=4.0, help="the recipe's memory_gib")
     parser.add_argument("--folder", type=Path, help="keep the files here, and go on from what is there")
+    parser.add_argument("--blocks", type=int, help="run only so many blocks of 16,384 queries, and plan nothing")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measure(arguments.folder, arguments.memory_gib)))
+        print(json.dumps(measure(arguments.folder, arguments.memory_gib, arguments.blocks)))
         return
     with tempfile.TemporaryDirectory() as temporary:
         results = []
@@ -132,6 +144,7 @@ def main() -> None:
                 make(folder, images)
             # A process of its own, so that the peak is this size's.
             command = [sys.executable, __file__, "--one", "--folder", folder, "--memory-gib", arguments.memory_gib]
+            command += ["--blocks", arguments.blocks] if arguments.blocks else []
             done = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, text=True, check=True)
             results.append(json.loads(done.stdout.splitlines()[-1]))
             print(results[-1], flush=True)

@@ -74,7 +74,9 @@ def main() -> None:
     parser.add_argument("--delf", type=Path, help="a DELF checkpoint of step 02")
     parser.add_argument("--per-landmark", type=int, default=8, help="photographs of each landmark")
     parser.add_argument("--wrong-pairs", type=int, default=6000)
-    parser.add_argument("--authors-pairs", type=int, default=1000, help="wrong pairs that the authors' way gets too")
+    parser.add_argument(
+        "--authors-pairs", type=int, default=1000, help="wrong pairs that the authors' way gets too"
+    )
     arguments = parser.parse_args()
     rng = np.random.default_rng(0)
     with photographs(arguments.data) as data:
@@ -92,7 +94,7 @@ def main() -> None:
             counts = [count_inliers(pairs, features, features, verification, cores()) for pairs in (right, wrong)]
             table.append(row(f"{name}, ours", seconds, *counts))
             if name == "RootSIFT":
-                sift, sift_counts = features, counts
+                sift = features
     few = wrong[: arguments.authors_pairs]
     speeds = compare_speed(sift, rng.permutation(np.concatenate([right, few]))[:60])
     some = rng.permutation(right)[:300]
