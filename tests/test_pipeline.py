@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from landmark.submission import read_solution, validate_recognition, validate_retrieval
 
@@ -145,6 +146,59 @@ def test_under_torchrun_the_other_processes_leave_the_files_alone(at_hand, run_s
     monkeypatch.setenv("RANK", "1")
     assert run_step("02_train", "--recipe", "tiny")[0] == ""
     assert not (at_hand / "input/tiny").exists()
+
+
+def test_a_bootstrap_round_trains_what_step_01_starts_from(at_hand, run_step, run_sh):
+    small = {"stages": [{"augmentation": "soft", "epochs": 1}], "sizes": "XS", "batch_size": 8}
+    first = {"name": "first", "backbone": "test_resnet", "weights": "none", "finetune": None}
+    tiny = yaml.safe_load((at_hand / "src/recipes/tiny.yaml").read_text())
+    tiny["bootstrap"] = {
+        "cleaning": {"more_than": -1},
+        "models": [first | {"training": small | {"dim": 48}}],
+        "delf": {"of": "first", "training": small},
+    }
+    tiny["cleaning"]["representation"]["weights"] = "bootstrap"
+    tiny["local_features"] = {"features": "delf", "longest_side": 160, "max_points": 200}
+    (at_hand / "src/recipes/two_rounds.yaml").write_text(yaml.safe_dump(tiny))
+    _, error = run_step("01_clean", "--recipe", "two_rounds", fails=True)
+    assert "two_rounds-bootstrap/models/first.pt is missing" in error
+    assert "src/02_train.py" in error and "--round bootstrap" in error
+
+    done = run_sh("--recipe", "two_rounds", "--only", "01")
+    assert done.returncode == 0, done.stderr
+    rounds = ["every image is kept", "02 train: first on", "02 train: delf on", "pairs verified of"]
+    assert sorted(done.stdout.index(text) for text in rounds) == [done.stdout.index(text) for text in rounds]
+    # The neck's 48 numbers: it is the trained model that describes.
+    assert np.load(at_hand / "input/two_rounds/cleaning/train.npy").shape == (32, 48)
+    again = run_sh("--recipe", "two_rounds", "--only", "01")
+    assert again.stdout.count("up to date") == 4
+    # Other labels in the first round, other first models: step 01 notices.
+    stale = at_hand / "input/two_rounds-bootstrap/models/first.pt"
+    stale.write_bytes((at_hand / "input/two_rounds-bootstrap/models/delf.pt").read_bytes())
+    _, error = run_step("01_clean", "--recipe", "two_rounds", fails=True)
+    assert "first.pt" in error
+    assert (
+        "has no bootstrap round" in run_step("01_clean", "--recipe", "tiny", "--round", "bootstrap", fails=True)[1]
+    )
+
+
+def test_a_published_list_takes_the_place_of_cleaning(at_hand, run_step, tmp_path):
+    train = pd.read_csv(at_hand / "input/tiny_data/train.csv", dtype=str)
+    label = train["landmark_id"][0]
+    some = train.loc[train["landmark_id"] == label, "id"].tolist()[:3]
+    published = tmp_path / "train_clean.csv"
+    published.write_text(f"landmark_id,images\n{label},{' '.join(some)}\n")
+    options = ["--recipe", "tiny", "--set", f"cleaning.published={published}"]
+    assert "kept 3 of 32 images, 1 labels" in run_step("01_clean", *options)[0]
+    assert (at_hand / "input/tiny/train_clean.csv").read_text() == published.read_text()
+    assert "up to date" in run_step("01_clean", *options)[0]
+    for wrong, message in (
+        (f"{label},{some[0]} zzz", "image zzz of .* is not there"),
+        (f"9,{some[0]}", "has landmark"),
+    ):
+        published.write_text(f"landmark_id,images\n{wrong}\n")
+        _, error = run_step("01_clean", *options, fails=True)
+        assert error.count("\n") == 1 and re.search(message, error)
 
 
 def test_broken_photographs_are_left_out_by_name_and_every_test_image_keeps_its_row(at_hand, run_step):

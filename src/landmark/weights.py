@@ -30,16 +30,15 @@ def open_representation(recipe: Recipe):
     backbone, gem_p = source.backbone, source.gem_p
     if source.weights == "bootstrap":
         backbone, gem_p = recipe.first_model.backbone, recipe.first_model.gem_p
-    for path in representation_inputs(recipe):
-        saved = load_torch(path)
-        if "net" in saved:
-            # A model that step 02 saved, with its neck.
-            dim = len(saved["net"].get("neck.0.weight", ()))
-            net = DescriptorNet(backbone, dim, gem_p)
-            load_model(path, net)
-            return net
-    net = DescriptorNet(backbone, 0, gem_p)
-    load_backbone(net, backbone, source.weights)
+    weights = next(map(str, representation_inputs(recipe)), source.weights)
+    saved = {} if weights in ("imagenet", "none") else load_torch(Path(weights))
+    if "net" in saved:
+        # A model that step 02 saved, with its neck.
+        net = DescriptorNet(backbone, len(saved["net"].get("neck.0.weight", ())), gem_p)
+        load_model(Path(weights), net)
+    else:
+        net = DescriptorNet(backbone, 0, gem_p)
+        load_backbone(net, backbone, weights)
     return net
 
 
