@@ -241,4 +241,4 @@ def load_delf(path: Path) -> DelfNet:
         net.load_state_dict(saved["delf"])
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise UserError(f"{path}: not a DELF checkpoint; step 02 writes one when the recipe has `delf`") from error
-    return net.eval()
+    return net.eval().to(memory_format=torch.channels_last)

@@ -1,7 +1,7 @@
 """Step 01 against the planted truth: pairs verified, the same kept set as with every pair, precision and recall.
 
     python tests/bench/cleaning.py
-    python tests/bench/cleaning.py --recipe photos --set cleaning.more_than=2
+    python tests/bench/cleaning.py --delf input/bench-bootstrap/models/delf.pt    # with DELF's table too
 
 Step 01 runs as a user runs it on photographs of which label_noise.csv tells the wrong labels (monuments, if it is
 there, else the rendered sample). Then every pair is verified, and the kept set is compared and judged over the
@@ -59,7 +59,7 @@ def clean_labels(folder: Path) -> Path:
 
 
 class Truth:
-    """Every pair of a finished step 01, verified."""
+    """Every pair of a finished step 01, verified with the features of a recipe."""
 
     def __init__(self, recipe: Recipe, wrong: set[str]):
         self.recipe = recipe
@@ -102,10 +102,34 @@ class Truth:
         return right / max(1, kept.sum()), right / (~self.wrong).sum()
 
 
+def show(truth: Truth) -> None:
+    """Print precision and recall over the thresholds."""
+    kind, base = truth.recipe.local_features.features, truth.recipe.verification.min_inliers
+    rules = [(m, agreement) for m in (0, 1, 2) for agreement in (False, True)]
+    if truth.recipe.cleaning.agreement is None:
+        rules = [rule for rule in rules if not rule[1]]
+    print(f"{kind}: precision / recall of the kept set, by geometry alone and with agreement")
+    print("min_inliers" + "".join(f"{f'> {m} +agreement' if a else f'> {m} verified':>16}" for m, a in rules))
+    for least in sorted({max(1, base + step) for step in (-4, -2, -1, 0, 1, 2, 4, 8)}):
+        values = [truth.judge(truth.decide(least, *rule)) for rule in rules]
+        cells = "".join(f"{precision:>8.3f} /{recall:>6.3f}" for precision, recall in values)
+        print(f"{least:>11}{cells}" + ("   <- recipe" if least == base else ""))
+
+
+def delf_settings(weights: Path) -> list[str]:
+    """Settings under which DELF takes RootSIFT's place (see verification.py)."""
+    local = f"{{features: delf, weights: {weights}, max_points: 1000, longest_side: 512}}"
+    verification = "{ratio: 0.95, model: affine, threshold: 16, min_inliers: 16}"
+    return [f"local_features={local}", f"verification={verification}"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="GLDv2 layout with label_noise.csv; default: monuments")
     parser.add_argument("--recipe", default="photos")
+    parser.add_argument(
+        "--delf", type=Path, help="a DELF checkpoint of step 02: judge DELF beside the recipe's features"
+    )
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     with photographs(arguments.data) as data:
@@ -114,26 +138,19 @@ def main() -> None:
         peak_gib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
         frame = train_images(data)
         recipe = load_recipe(arguments.recipe, settings)
-        truth = Truth(recipe, set(frame.loc[frame["wrong"], "id"]))
+        wrong = set(frame.loc[frame["wrong"], "id"])
+        truth = Truth(recipe, wrong)
+        others = []
+        if arguments.delf:
+            others.append(Truth(load_recipe(arguments.recipe, [*settings, *delf_settings(arguments.delf)]), wrong))
     rule = recipe.cleaning
     default = truth.decide(recipe.verification.min_inliers, rule.more_than, rule.agreement is not None)
     written = pd.read_csv(recipe.work / "clean_decisions.csv", dtype={"id": str}, index_col="id")["kept"]
     same = default.set_index("id")["kept"].equals(written.loc[truth.ids])
     precision, recall = truth.judge(default)
 
-    kind = recipe.local_features.features
-    print(f"{kind}: precision / recall of the kept set, by geometry alone and with agreement")
-    print("min_inliers" + "".join(f"{f'> {m} verified':>16}{'+ agreement':>16}" for m in (0, 1, 2)))
-    base = recipe.verification.min_inliers
-    for least in sorted({max(1, base + step) for step in (-4, -2, -1, 0, 1, 2, 4, 8)}):
-        cells = []
-        for more_than in (0, 1, 2):
-            for agreement in (False, True):
-                known = agreement and rule.agreement is None
-                values = None if known else truth.judge(truth.decide(least, more_than, agreement))
-                cells.append(f"{values[0]:>8.3f} /{values[1]:>6.3f}" if values else f"{'-':>16}")
-        print(f"{least:>11}" + "".join(cells) + ("   <- recipe" if least == base else ""))
-
+    for one in (truth, *others):
+        show(one)
     with tempfile.TemporaryDirectory() as folder:
         data = clean_labels(Path(folder))
         options = [
