@@ -130,7 +130,7 @@ def test_more_than_two_verified_is_kept_and_two_is_not():
     judged = cleaning.decide(frame(verified=[3, 2, 3, 0]), more_than=2, min_support=None, min_images=2)
     assert judged["kept"].tolist() == [True, False, True, False]
     assert judged["reason"].tolist() == [
-        "verified", "too few neighbours verify", "verified", "no neighbour verifies",
+        "verified", "too few neighbours verified", "verified", "no neighbour verified",
     ]  # fmt: skip
 
 

@@ -124,8 +124,8 @@ def decide(frame: pd.DataFrame, more_than: int, min_support: float | None, min_i
             "agrees with verified images",
             "verified images vote for another label",
             "no neighbour of its label",
-            "no neighbour verifies",
+            "no neighbour verified",
         ],
-        "too few neighbours verify",
+        "too few neighbours verified",
     )
     return frame.assign(kept=kept & (left >= min_images), contradicted=contradicted, reason=reason)
