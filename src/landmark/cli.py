@@ -34,6 +34,9 @@ def run_step(main: Callable[..., None], shared: bool = False) -> None:
     if not (leads or shared):
         # Under torchrun the first process works alone: the same files as without it, though not sooner.
         return
+    if not shared:
+        # The machine is this process's alone.
+        os.environ.pop("LOCAL_WORLD_SIZE", None)
     try:
         recipe = load_recipe(arguments.recipe, arguments.set)
         if arguments.round == "bootstrap":

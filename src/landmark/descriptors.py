@@ -105,8 +105,12 @@ def describe_split(
         return vectors[good].astype(np.float16), {ids[rows[row]]: why for row, why in bad.items()}
 
     bad = Parts(file.vectors_path, len(ids), 32 * settings.batch_size, key).make(ranks, describe_part)
-    if len(bad) == len(ids):
-        raise UserError(f"{competition.data}: none of the {len(ids)} {split} images can be read")
+
+    def refuse_none() -> None:
+        if len(bad) == len(ids):
+            raise UserError(f"{competition.data}: none of the {len(ids)} {split} images can be read")
+
+    ranks.agree(refuse_none)
     if ranks.first:
         file.write_ids([i for i in ids if i not in bad], bad)
     ranks.wait()

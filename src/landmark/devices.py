@@ -18,12 +18,15 @@ def pick_device(recipe: Recipe) -> torch.device:
     # Without these the same run on the same GPU may end with other bytes.
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
-    if recipe.device == "auto":
-        if not torch.cuda.is_available():
-            return torch.device("cpu")
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    name = recipe.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        device = torch.device(recipe.device)
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is None:
+            device = torch.device(
+                "cuda", int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count())
+            )
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device: {recipe.device!r} is not to be had here; use auto or cpu") from error

@@ -19,8 +19,9 @@ def top_k(
 
     queries: (Q, D), database: (N, D), rows of unit length (then the order by inner product is that by Euclidean
     distance), float16 or float32, in memory or memory-mapped. Returns similarities (Q, k) float32 and rows
-    (Q, k) int64, with k cut to N; ties go to the lower row. Besides its inputs and results it holds at most
-    about `memory_gib`. A `device` other than the CPU is searched by torch, which then holds the block there.
+    (Q, k) int64, with k cut to N; on a CPU ties go to the lower row. Besides its inputs and results it holds at
+    most about `memory_gib`. On a `device` other than the CPU torch searches, which then holds the block there;
+    which of equal rows are among the k nearest is then not defined.
     """
     k = min(k, len(database))
     dim = database.shape[1]
@@ -32,6 +33,7 @@ def top_k(
     similarity = np.full((len(queries), k), -np.inf, np.float32)
     rows = np.full((len(queries), k), -1, np.int64)
     for start in range(0, len(database), database_rows):
+        block = None  # the last one goes before the next one comes
         block = _read(database, slice(start, start + database_rows))
         for begin in range(0, len(queries), query_rows):
             part = slice(begin, begin + query_rows)

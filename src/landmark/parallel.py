@@ -3,7 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, as_completed, wait
 
 
 def cores() -> int:
@@ -32,9 +32,13 @@ def unordered_map(function: Callable, items: Iterable, workers: int) -> Iterator
     workers = max(workers, 1)
     with ThreadPoolExecutor(workers) as pool:
         waiting = set()
-        for item in items:
-            waiting.add(pool.submit(function, item))
-            if len(waiting) > workers:
-                ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in ready)
-        yield from (future.result() for future in waiting)
+        try:
+            for item in items:
+                waiting.add(pool.submit(function, item))
+                if len(waiting) > workers:
+                    ready, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in ready)
+            yield from (future.result() for future in as_completed(waiting))
+        finally:
+            # After an error nothing new is begun.
+            pool.shutdown(wait=False, cancel_futures=True)

@@ -20,14 +20,14 @@ class Parts:
 
     def __init__(self, target: Path, rows: int, size: int, key: str):
         self.target = target
-        self.folder = target.parent / f"{target.stem}.parts" / key
+        self.folder = _folder(target) / key
         self.ranges = [range(start, min(start + size, rows)) for start in range(0, rows, size)]
 
     def make(self, ranks: Ranks, work: Callable[[range], tuple[np.ndarray, dict]], what: str = "") -> dict:
         """Let each process make its share of what is missing with `work`; the first joins all to `target`.
 
         work: rows -> their array (n, ...) and notes, a dictionary that JSON can hold. what: title of the progress
-        by parts; without it `work` shows its own. Returns all notes together.
+        by parts; without it `work` shows its own. Returns all notes together; the parts stay until `clear_parts`.
         """
         if ranks.first:
             keyed_folder(self.folder.parent, self.folder.name)
@@ -47,7 +47,6 @@ class Parts:
         ranks.wait()
         if ranks.first:
             self._join()
-            shutil.rmtree(self.folder.parent)
         ranks.wait()
         return notes
 
@@ -56,12 +55,22 @@ class Parts:
 
     def _join(self) -> None:
         paths = [self.path(part) for part in range(len(self.ranges))]
-        heads = [np.load(path, mmap_mode="r") for path in paths]
+        # One after the other: a map keeps its file open, and there may be more parts than files may be.
+        heads = [((head := np.load(path, mmap_mode="r")).shape, head.dtype) for path in paths]
         # A part without rows may not know how long a row is.
-        model = next((head for head in heads if len(head)), heads[0])
-        shape = sum(len(head) for head in heads), *model.shape[1:]
-        header = {"descr": np.lib.format.dtype_to_descr(model.dtype), "fortran_order": False, "shape": shape}
+        (_, *row), dtype = next((head for head in heads if head[0][0]), heads[0])
+        shape = sum(shape[0] for shape, _ in heads), *row
+        header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
         with atomic_path(self.target) as target, target.open("wb") as file:
             np.lib.format.write_array_header_2_0(file, header)
             for path in paths:
                 file.write(np.load(path).tobytes())
+
+
+def clear_parts(target: Path) -> None:
+    """Remove the parts of an array, once it is recorded as done."""
+    shutil.rmtree(_folder(target), ignore_errors=True)
+
+
+def _folder(target: Path) -> Path:
+    return target.parent / f"{target.stem}.parts"

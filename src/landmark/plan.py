@@ -76,8 +76,10 @@ def open_job(
     before = "05" if name[:2] == "06" else name[:2]
     for earlier, settings in plan.items():
         if earlier[:2] < before:
-            for record in [done / f"{earlier}.json", *done.glob(f"{earlier}.*.json")]:
-                _refuse_other_settings(record, settings, earlier)
+            _refuse_other_settings(done, earlier, settings)
+    if recipe.uses_bootstrap:
+        for earlier, settings in job_settings(recipe.bootstrap).items():
+            _refuse_other_settings(recipe.bootstrap.work / "done", earlier, settings, " of the bootstrap round")
     return Job(
         done / (f"{name}.{split}.json" if split else f"{name}.json"),
         reads=reads,
@@ -86,17 +88,19 @@ def open_job(
     )
 
 
-def _refuse_other_settings(record: Path, settings: dict, name: str) -> None:
-    try:
-        known = json.loads(record.read_text(encoding="utf-8"))["settings"]
-    except FileNotFoundError:
-        return
-    known.pop("images")
-    if known != settings:
-        raise UserError(
-            f"the results of step {name[:2]} were made with other settings: {_difference(known, settings)};"
-            " run that step with these first, or bash run.sh without --from and --only"
-        )
+def _refuse_other_settings(done: Path, name: str, settings: dict, of: str = "") -> None:
+    for record in [done / f"{name}.json", *done.glob(f"{name}.*.json")]:
+        try:
+            known = json.loads(record.read_text(encoding="utf-8"))["settings"]
+        except FileNotFoundError:
+            continue
+        known.pop("images")
+        if known != settings:
+            difference = _difference(known, settings)
+            raise UserError(
+                f"the results of step {name[:2]}{of} were made with other settings: {difference}; run that step"
+                " with these first, or bash run.sh without --from and --only"
+            )
 
 
 def _difference(old: dict, new: dict, prefix: str = "") -> str:

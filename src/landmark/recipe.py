@@ -6,6 +6,7 @@ below are the whole list; an unknown or ill-typed setting is an error that names
 
 import difflib
 import json
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -90,8 +91,9 @@ class LocalFeatureSettings(Settings):
 class VerificationSettings(Settings):
     """When two images are taken to show the same thing: `min_inliers` matches agree with one transform.
 
-    max_distance: of two matched descriptors; 2 allows any. strip: matches within a strip narrower than this share
-    of the image's shorter side are a caption's or a border's, and do not count; 0 counts them.
+    max_distance: of two matched descriptors; 2 allows any. strip, border: shares of an image's shorter side;
+    matches in one strip so narrow, or so near to the sides, are a caption's or a frame's and do not count (see
+    verification.verify); 0 counts them.
     """
 
     ratio: Share = 0.85
@@ -99,6 +101,7 @@ class VerificationSettings(Settings):
     model: Literal["homography", "affine"] = "homography"
     threshold: Annotated[float, Field(gt=0)] = 6.0
     strip: Share = 0.06
+    border: Share = 0.15
     min_inliers: Positive = 30
 
 
@@ -301,6 +304,11 @@ class Recipe(Settings):
         return self.workers or cores()
 
     @property
+    def process_gib(self) -> float:
+        """`memory_gib`, or under torchrun this process's share of it."""
+        return self.memory_gib / int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+    @property
     def work(self) -> Path:
         """Where the run's intermediate files lie."""
         return ROOT / "input" / self.run
@@ -378,7 +386,7 @@ def _override(values: dict, override: str) -> None:
         raise UserError(f"--set {override}: write it as key=value")
     *parents, last = key.split(".")
     try:
-        value = text if last in _TEXT else yaml.safe_load(text)
+        value = text if last in _TEXT and text != "null" else yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"--set {override}: {text!r} is not a YAML value") from error
     place = values
@@ -405,7 +413,9 @@ def _explain(error: dict) -> str:
     """One pydantic error in a line that names the setting."""
     where = ".".join(str(part) for part in error["loc"])
     if error["type"] != "extra_forbidden":
-        got = "" if error["type"] == "missing" else f" (got {error['input']!r})"
+        # A fault of several settings together would show them all.
+        alone = error["type"] != "missing" and not isinstance(error["input"], dict)
+        got = f" (got {error['input']!r})" if alone else ""
         return f"{where or 'settings'}: {error['msg'].removeprefix('Value error, ')}{got}"
     known = _fields(error["loc"][:-1])
     close = difflib.get_close_matches(str(error["loc"][-1]), known, n=1, cutoff=0.0)

@@ -51,6 +51,12 @@ def match(a: np.ndarray, b: np.ndarray, ratio: float, max_distance: float = 2.0)
     return np.stack([kept, nearest[kept]], axis=1)
 
 
+def near_sides(points: np.ndarray, size: tuple[int, int], share: float) -> np.ndarray:
+    """Which of the points (P, 2) lie within `share` of the shorter side of any side of an image: (P,) bool."""
+    to_side = np.minimum(points, np.array(size) - points).min(axis=1)
+    return to_side < share * min(size)
+
+
 def squeezed(points: np.ndarray, size: tuple[int, int], share: float) -> bool:
     """Whether four in five of the points lie in one strip along a side of the image.
 
@@ -67,8 +73,9 @@ def verify(a: LocalFeatures, b: LocalFeatures, settings: VerificationSettings) -
     and strip. The transform is found by MAGSAC++ (Barath et al., CVPR 2020; OpenCV's USAC), where the authors of
     the 2019 solution used 1000 rounds of plain RANSAC.
 
-    Stock photographs share caption bars and borders. When the agreeing matches are squeezed into a thin strip of
-    both images (see `squeezed`), they are taken away, and what is left has to agree by itself.
+    Stock photographs share captions, frames and marks. When the agreeing matches are squeezed into a thin strip of
+    both images, or four in five of them lie near the sides of both, they are taken away, and what is left has to
+    agree by itself.
     """
     if min(len(a.points), len(b.points)) <= _MODELS[settings.model]:
         return _NONE
@@ -79,7 +86,9 @@ def verify(a: LocalFeatures, b: LocalFeatures, settings: VerificationSettings) -
         if transform is None:
             return _NONE
         sides = ((source[inliers], a.size), (target[inliers], b.size))
-        if not all(squeezed(points, size, settings.strip) for points, size in sides):
+        in_strip = all(squeezed(points, size, settings.strip) for points, size in sides)
+        at_sides = np.logical_and(*(near_sides(points, size, settings.border) for points, size in sides))
+        if not in_strip and at_sides.mean() < 0.8:
             return Verification(int(inliers.sum()), transform)
         source, target = source[~inliers], target[~inliers]
     return _NONE

@@ -67,7 +67,8 @@ def make(folder: Path, images: int, seed: int = 0) -> None:
     present = np.unique(labels, return_inverse=True)[1]
     centres = rng.normal(size=(present.max() + 1, DIM)).astype(np.float32)
     np.save(folder / "labels.npy", labels)
-    vectors = np.lib.format.open_memmap(folder / "vectors.npy", "w+", np.float16, (images, DIM))
+    half_way = folder / "half.npy"
+    vectors = np.lib.format.open_memmap(half_way, "w+", np.float16, (images, DIM))
     for start in range(0, images, 65_536):
         near = present[start : start + 65_536].copy()
         wrong = rng.random(len(near)) < WRONG
@@ -75,6 +76,7 @@ def make(folder: Path, images: int, seed: int = 0) -> None:
         block = centres[near] + SPREAD * rng.normal(size=(len(near), DIM)).astype(np.float32)
         vectors[start : start + len(near)] = block / np.linalg.norm(block, axis=1, keepdims=True)
     vectors.flush()
+    half_way.rename(folder / "vectors.npy")
 
 
 def measure(folder: Path, memory_gib: float, blocks: int | None) -> dict:

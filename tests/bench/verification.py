@@ -50,7 +50,7 @@ def draw_pairs(labels: np.ndarray, wrong_pairs: int, rng: np.random.Generator) -
     """Every pair of one landmark (R, 2), and as many random pairs of two landmarks as asked for."""
     right = np.array([p for p in combinations(range(len(labels)), 2) if labels[p[0]] == labels[p[1]]])
     drawn = rng.integers(len(labels), size=(4 * wrong_pairs, 2))
-    wrong = np.unique(drawn[labels[drawn[:, 0]] != labels[drawn[:, 1]]], axis=0)
+    wrong = np.unique(np.sort(drawn[labels[drawn[:, 0]] != labels[drawn[:, 1]]], axis=1), axis=0)
     return right, rng.permutation(wrong)[:wrong_pairs]
 
 
