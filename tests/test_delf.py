@@ -315,12 +315,6 @@ def test_overlapping_squares_leave_only_the_one_of_most_attention(fitted, monkey
     assert len(points) > 3 and apart[~np.eye(len(points), dtype=bool)].min() >= module.FIELD * 256 / 257 - 1e-3
 
 
-def test_points_of_little_attention_can_be_left_out(fitted):
-    every = delf(fitted, texture(120, 160), SETTINGS, CPU)
-    assert len(delf(fitted, texture(120, 160), SETTINGS, CPU, min_score=1e9).points) == 0
-    assert len(delf(fitted, texture(120, 160), SETTINGS, CPU, min_score=0).points) == len(every.points)
-
-
 def test_an_image_too_small_for_any_scale_has_no_points(fitted):
     tiny = delf(fitted, np.zeros((1, 1, 3), np.uint8), SETTINGS, CPU)
     assert tiny.points.shape == (0, 2) and tiny.descriptors.shape == (0, 40)

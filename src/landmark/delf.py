@@ -159,7 +159,7 @@ def _centres(cells: int, side: int, original: int) -> torch.Tensor:
 
 @torch.no_grad()
 def _strongest(
-    net: DelfNet, image: np.ndarray, max_points: int, device: torch.device, min_score: float = 0.0
+    net: DelfNet, image: np.ndarray, max_points: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Points (M, 2) of an RGB image and their features (M, C) before PCA, of decreasing attention."""
     height, width = image.shape[:2]
@@ -183,19 +183,17 @@ def _strongest(
         return torch.zeros(0, 2), torch.zeros(0, len(net.mean))
     points, halves, scores = torch.cat(points), torch.cat(halves), torch.cat(scores)
     kept = nms(torch.cat([points - halves, points + halves], dim=1), scores, OVERLAP)
-    kept = kept[scores[kept] >= min_score][:max_points]
+    kept = kept[:max_points]
     return points[kept], torch.cat(features)[kept]
 
 
-def delf(
-    net: DelfNet, image: np.ndarray, settings: LocalFeatureSettings, device: torch.device, min_score: float = 0.0
-) -> LocalFeatures:
+def delf(net: DelfNet, image: np.ndarray, settings: LocalFeatureSettings, device: torch.device) -> LocalFeatures:
     """DELF of an RGB image (H, W, 3) uint8 that is already shrunk to the longest side; net is on `device`.
 
-    The settings' `max_points` of most attention, not below `min_score`, from a pyramid of seven scales. May be
+    The settings' `max_points` of most attention, from a pyramid of seven scales. May be
     called from several threads.
     """
-    points, features = _strongest(net, image, settings.max_points, device, min_score)
+    points, features = _strongest(net, image, settings.max_points, device)
     descriptors = net.project(features.to(device)).cpu()
     points, descriptors = (side.numpy().astype(np.float32) for side in (points, descriptors))
     return LocalFeatures(points, descriptors, image.shape[1::-1])
