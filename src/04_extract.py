@@ -13,8 +13,9 @@ from landmark.descriptor_files import DescriptorFile
 from landmark.fitting import model_path
 from landmark.parts import clear_parts
 from landmark.plan import made_by, open_job
-from landmark.ranks import Ranks
-from landmark.recipe import Model, Recipe, weights_files
+from landmark.ranks import ALONE
+from landmark.recipe import Recipe
+from landmark.settings import Model, weights_files
 
 
 def main(recipe: Recipe) -> None:
@@ -51,12 +52,12 @@ def extract_model(recipe: Recipe, competition: Competition, model: Model) -> Non
             continue
         job.start()
         # Imported here, so that a step with nothing to do ends before torch is loaded.
+        from landmark.checkpoints import load_model
         from landmark.descriptors import describe_split
-        from landmark.network import DescriptorNet, load_backbone
-        from landmark.training import load_model
+        from landmark.network import descriptor_net, load_backbone
 
         if net is None:
-            net = DescriptorNet(model.backbone, model.training.dim if model.loss else 0, model.gem_p)
+            net = descriptor_net(model)
             if model.loss:
                 load_model(next(iter(checkpoint)), net)
             else:
@@ -69,7 +70,7 @@ def extract_model(recipe: Recipe, competition: Competition, model: Model) -> Non
             recipe,
             file,
             key=job.key(),
-            ranks=Ranks(),
+            ranks=ALONE,
             what=f"04 {model.name} {split}",
         )
         job.finish()

@@ -7,10 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from landmark.recipe import Sample
+from landmark.ranks import ALONE
+from landmark.recipe import load_recipe
 from landmark.sample import render_competition
+from landmark.settings import Sample
+from landmark.training import Run
 
 SOURCE = Path(__file__).resolve().parents[1]
 SHARED = SOURCE.parent / "shared"
@@ -43,6 +47,14 @@ TINY = {
     ],
     "extraction": {"longest_side": 160, "scales": [0.75, 1.0], "batch_size": 16},
 }
+
+
+def run_in(folder: Path, key: str = "k", seed: int = 5, **recipe) -> Run:
+    """A training run on the CPU whose files lie in `folder`, as model m; `recipe`: settings of a whole run."""
+    recipe = load_recipe("sample").model_copy(update=recipe)
+    # Joined to the project's input/ an absolute path stays what it is.
+    recipe = recipe.model_copy(update={"run": str(folder)})
+    return Run(recipe, "test", folder / "models" / "m.pt", key, seed, torch.device("cpu"), ALONE)
 
 
 def copy_project(folder: Path) -> Path:

@@ -12,7 +12,8 @@ from landmark.competition import open_competition
 from landmark.descriptor_files import DescriptorFile
 from landmark.local_features import extract_local, open_extractor
 from landmark.neighbours import same_label_neighbours
-from landmark.recipe import Agreement, load_recipe
+from landmark.recipe import load_recipe
+from landmark.settings import Agreement
 from landmark.verification import count_inliers
 
 

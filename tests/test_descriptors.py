@@ -10,7 +10,7 @@ from landmark.descriptors import extract
 from landmark.errors import UserError
 from landmark.images import inference_size, read_image, resize
 from landmark.network import DescriptorNet, describe
-from landmark.recipe import Scales
+from landmark.settings import Scales
 
 
 def unit(vectors):

@@ -6,8 +6,9 @@ import timm
 import torch
 
 from landmark import network
+from landmark.batch_norm import freeze_batch_norm
 from landmark.errors import UserError
-from landmark.network import DescriptorNet, GeM, describe, freeze_batch_norm, load_backbone
+from landmark.network import DescriptorNet, GeM, describe, load_backbone
 
 
 def test_gem_is_the_generalised_mean():
@@ -103,9 +104,39 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
         load_backbone(DescriptorNet("test_resnet", 0, 3.0), "test_resnet", str(tmp_path / "w.pt"))
 
 
-def test_a_backbone_without_feature_maps_is_named():
-    with pytest.raises(UserError, match="test_vit .*only convolutional"):
-        DescriptorNet("test_vit", 0, 3.0).eval()(torch.zeros(1, 3, 160, 160))
+def test_a_learned_p_learns_and_begins_as_the_fixed_one():
+    torch.manual_seed(0)
+    features = torch.rand(2, 3, 5, 4)
+    learned = GeM(3.0, learned=True)
+    torch.testing.assert_close(learned(features), GeM(3.0)(features))
+    learned(features).sum().backward()
+    assert learned.p.grad.abs() > 0 and not list(GeM(3.0).parameters())
+
+
+@pytest.mark.parametrize("backbone", ["test_vit", "test_convnext", "test_resnet", "swin_tiny_patch4_window7_224"])
+def test_any_backbone_takes_any_size_and_pools_its_map_or_patches(backbone):
+    torch.manual_seed(0)
+    net = DescriptorNet(backbone, 0, gem_p=1.0).eval()
+    images = torch.randn(1, 3, 160, 96)
+    with torch.inference_mode():
+        got = net(images)
+        features = net.backbone.forward_features(images)
+    if features.ndim == 3:
+        features = features[:, net.backbone.num_prefix_tokens :].transpose(1, 2)[..., None]
+    elif features.shape[1] != net.backbone.num_features:
+        features = features.permute(0, 3, 1, 2)
+    assert got.shape == (1, net.backbone.num_features)
+    torch.testing.assert_close(got, features.clamp(min=1e-6).mean(dim=(2, 3)))
+
+
+def test_a_transformers_class_token_may_be_the_descriptor():
+    torch.manual_seed(0)
+    net = DescriptorNet("test_vit", 0, pooling="token").eval()
+    images = torch.randn(2, 3, 128, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(net(images), net.backbone.forward_features(images)[:, 0])
+    with pytest.raises(UserError, match="test_resnet has no class token; use gem"):
+        DescriptorNet("test_resnet", 0, pooling="token")
 
 
 def test_an_unknown_backbone_is_named():

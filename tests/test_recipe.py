@@ -23,6 +23,8 @@ def test_the_defaults_are_the_winners():
     assert (model.training.learning_rate, model.training.final_learning_rate) == (1e-3, 3e-6)
     assert (model.training.momentum, model.training.weight_decay, model.training.batch_size) == (0.9, 1e-5, 32)
     assert [m.weight for m in recipe.models] == [0.5, 1, 1, 0.5, 1, 1]
+    assert [m.loss for m in recipe.models] == ["cosface", "arcface", "arcface", "arcface", "arcface", "cosface"]
+    assert [bool(m.finetune) for m in recipe.models] == [True, False, True, True, True, False]
     assert recipe.extraction.scales == [0.75, 1.0, 1.25]
     assert recipe.retrieval.insert_above == 0.6 and recipe.retrieval.vote_neighbours == 3
     assert (recipe.recognition.inlier_cap, recipe.recognition.ban_above) == (70, 30)
@@ -79,6 +81,9 @@ def test_other_data_makes_another_run(tmp_path, monkeypatch):
         ("recognition.inlier_floor=30", "recognition: inlier_floor must be below inlier_cap, 30"),
         ("models.1.name=imagenet-finetuned", "must not end in -finetuned"),
         ("models.1.name=imagenet", "two have the same name"),
+        ("models.1={name: a, loss: adacos, training: {sample_rate: 0.1}}", "sample_rate: AdaCos takes its scale"),
+        ("models.1.training={sample_rate: 0.1, optimizer: adamw}", "sample_rate: goes with optimizer sgd"),
+        ("models.1.training.precision=bf32", "precision: .*'fp32', 'bf16' or 'fp16'.*'bf32'"),
         ("models.cosface.weight=1", "nothing called 'cosface'"),
         ("models.arcface.name.x=1", "nothing called 'x'"),
         ("seed", "write it as key=value"),
@@ -89,6 +94,14 @@ def test_other_data_makes_another_run(tmp_path, monkeypatch):
 def test_errors_name_the_setting(override, message):
     with pytest.raises(UserError, match=message):
         load_recipe("sample", [override])
+
+
+def test_models_are_chosen_by_name_in_the_recipes_order():
+    recipe = load_recipe("gld2019", ["data=/x"])
+    assert recipe.chosen([]) == recipe.models
+    assert recipe.chosen(["seresnext101-cosface", "resnet101-arcface"]) == [recipe.models[2], recipe.models[5]]
+    with pytest.raises(UserError, match="--model resnet101-arcfce: .* did you mean resnet101-arcface"):
+        recipe.chosen(["resnet101-arcfce"])
 
 
 def test_errors_of_the_file_name_it(tmp_path):

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from landmark import sample
-from landmark.recipe import Sample
 from landmark.scene import camera, views
 from landmark.scene.buildings import build
+from landmark.settings import Sample
 
 SMALL = Sample(landmarks=5, train_views=4, index_views=2, test_views=2, longest_side=96)
 TINY = Sample(landmarks=2, train_views=2, index_views=1, test_views=1, longest_side=64)

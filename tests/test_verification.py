@@ -7,7 +7,7 @@ from sklearn.datasets import load_sample_image
 
 from landmark.images import fit
 from landmark.local_features import FeatureCache, LocalFeatures, extract_local, open_extractor, rootsift
-from landmark.recipe import LocalFeatureSettings, VerificationSettings
+from landmark.settings import LocalFeatureSettings, VerificationSettings
 from landmark.verification import count_inliers, match, verify
 
 TRUE = np.array([[0.9, -0.15, 60], [0.12, 0.85, 10], [0.0002, 0.0001, 1]])

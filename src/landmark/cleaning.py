@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from landmark.neighbours import top_k
-from landmark.recipe import Agreement
+from landmark.settings import Agreement
 from landmark.voting import similarity_term, vote
 
 _ROWS = 65_536  # of the neighbour table that are looked at in one go

@@ -12,11 +12,24 @@ from landmark.ranks import open_ranks
 from landmark.recipe import load_recipe
 from landmark.runs import hold_run
 
+# For steps that go model by model.
+MODELS = {
+    "--model": {
+        "nargs": "+",
+        "action": "extend",
+        "default": [],
+        "dest": "names",
+        "metavar": "NAME",
+        "help": "only these models; steps for different models may run at the same time",
+    }
+}
 
-def run_step(main: Callable[..., None], shared: bool = False) -> None:
+
+def run_step(main: Callable[..., None], shared: bool = False, flags: dict[str, dict] | None = None) -> None:
     """Parse --recipe, --set and --round, run `main`, and tell the user's errors in one line with exit code 1.
 
-    main takes the recipe and, where the processes of torchrun share the step's work, its place among them.
+    main takes the recipe and, where the processes of torchrun share the step's work, its place among them. flags:
+    more of argparse's options, whose values main takes by name.
     """
     description = inspect.getdoc(sys.modules[main.__module__])
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -27,7 +40,9 @@ def run_step(main: Callable[..., None], shared: bool = False) -> None:
     parser.add_argument(
         "--round", choices=["bootstrap", "main"], default="main", help="of a recipe with a bootstrap round"
     )
+    added = [parser.add_argument(flag, **options).dest for flag, options in (flags or {}).items()]
     arguments = parser.parse_args()
+    values = {name: getattr(arguments, name) for name in added}
     # Lines appear as they are printed also where stdout is a file.
     sys.stdout.reconfigure(line_buffering=True)
     leads = int(os.environ.get("RANK", "0")) == 0
@@ -43,12 +58,12 @@ def run_step(main: Callable[..., None], shared: bool = False) -> None:
             recipe = recipe.bootstrap
             if recipe is None:
                 raise UserError(f"recipe {arguments.recipe}: it has no bootstrap round")
-        with hold_run(recipe) if leads else nullcontext():
+        with hold_run(recipe, values.get("names", [])) if leads else nullcontext():
             if shared:
                 with open_ranks() as ranks:
-                    main(recipe, ranks)
+                    main(recipe, ranks, **values)
             else:
-                main(recipe)
+                main(recipe, **values)
     except (UserError, OSError) as error:
         # An OSError is a full disk, a missing right or the like; its text names the file.
         print(f"error: {error}", file=sys.stderr)

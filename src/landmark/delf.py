@@ -17,13 +17,17 @@ from sklearn.decomposition import PCA
 from torch import nn
 from torchvision.ops import nms
 
+from landmark.collectives import gather
 from landmark.errors import UserError
 from landmark.images import BadImage, fit, read_image, resize
 from landmark.local_features import LocalFeatures
+from landmark.losses import Head
 from landmark.network import DescriptorNet, create_backbone, load_torch, to_input
 from landmark.parallel import ordered_map
 from landmark.progress import track
-from landmark.recipe import LocalFeatureSettings, Recipe
+from landmark.ranks import ALONE, Ranks
+from landmark.recipe import Recipe
+from landmark.settings import LocalFeatureSettings
 from landmark.store import atomic_path
 
 STRIDE = 16
@@ -95,21 +99,31 @@ class DelfNet(nn.Module):
         return F.normalize((features - self.mean) @ self.components)
 
 
-class SoftmaxHead(nn.Module):
-    """A linear classifier: pooled features (B, C), labels (B,) int64 -> mean cross entropy, a float32 scalar.
+class SoftmaxHead(Head):
+    """A linear classifier and the cross entropy; a Head (see losses.py) for pooled features (B, C).
 
     Each channel is first brought to mean 0 and variance 1 over the batch: the pooled features of all images are
-    much alike, and gradient descent on them as they are is either slow or unstable, as the backbone may be.
+    much alike, and gradient descent on them as they are is either slow or unstable, as the backbone may be. Of
+    several processes each computes the loss of the whole batch.
     """
 
-    def __init__(self, channels: int, classes: int):
+    def __init__(self, channels: int, classes: int, ranks: Ranks = ALONE):
         super().__init__()
+        self.ranks = ranks
         self.norm = nn.BatchNorm1d(channels, affine=False)
         self.linear = nn.Linear(channels, classes)
 
-    def forward(self, pooled: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        pooled: torch.Tensor,
+        labels: torch.Tensor,
+        weights: torch.Tensor | None = None,
+        counts: list[int] | None = None,
+    ) -> torch.Tensor:
         with torch.autocast(pooled.device.type, enabled=False):
-            return F.cross_entropy(self.linear(self.norm(pooled.float())), labels)
+            everyone = gather(pooled.float(), counts, self.ranks)
+            losses = F.cross_entropy(self.linear(self.norm(everyone)), labels, reduction="none")
+            return (losses if weights is None else losses * weights).mean()
 
 
 def load_trunk(net: DelfNet, path: Path) -> None:

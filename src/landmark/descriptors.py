@@ -17,7 +17,8 @@ from landmark.parallel import ordered_map
 from landmark.parts import Parts
 from landmark.progress import track
 from landmark.ranks import Ranks
-from landmark.recipe import Recipe, Scales
+from landmark.recipe import Recipe
+from landmark.settings import Scales
 
 _PIECE = 4  # images that one thread of a CPU describes at a time
 

@@ -31,3 +31,14 @@ def pick_device(recipe: Recipe) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device: {recipe.device!r} is not to be had here; use auto or cpu") from error
     return device
+
+
+def pick_precision(precision: str, device: torch.device) -> torch.dtype:
+    """The type that autocast computes in; float32 means none. `auto` takes what the hardware computes fast."""
+    if precision != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bf16 else torch.float16
+    has = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 does not tell
+    return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16") else torch.float32

@@ -1,34 +1,15 @@
 """One training run of one model, as steps 02 and 03 do it: what it reads, what it writes, when it is done."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
-from landmark.competition import Competition, read_table, write_table
-from landmark.errors import UserError
-from landmark.images import GROUP_SIZES, BadImage, aspect_group, read_image
-from landmark.parallel import ordered_map
+from landmark.competition import Competition
 from landmark.plan import made_by, open_job
-from landmark.progress import track
-from landmark.recipe import Model, Optimisation, Recipe, weights_files
-
-
-@dataclass(frozen=True)
-class Found:
-    """The images of train_clean.csv that can be read, and why the others cannot.
-
-    paths of N images, labels (N,) int64 in 0..C-1, groups (N,) int64 aspect groups, the C landmark ids, and the
-    images left out, id -> reason.
-    """
-
-    paths: list[Path]
-    labels: np.ndarray
-    groups: np.ndarray
-    landmark_ids: list[int]
-    bad: dict[str, str]
+from landmark.ranks import Ranks
+from landmark.recipe import Recipe
+from landmark.settings import Model, Optimisation, weights_files
+from landmark.training_log import history_files
+from landmark.trainset import hold_out, load_train_set, scan, scanned_images
 
 
 def model_path(recipe: Recipe, model: Model, finetuned: bool) -> Path:
@@ -42,29 +23,36 @@ def delf_path(recipe: Recipe) -> Path:
 
 
 def fit_model(
-    recipe: Recipe, competition: Competition, model: Model, settings: Optimisation, step: str, finetune: bool
+    recipe: Recipe,
+    competition: Competition,
+    model: Model,
+    settings: Optimisation,
+    step: str,
+    finetune: bool,
+    ranks: Ranks,
 ) -> None:
     """Train `model` from its backbone's weights or, to fine-tune, go on from step 02 with batch norm frozen."""
     source = model_path(recipe, model, finetuned=False)
+    target = model_path(recipe, model, finetune)
 
     def build(classes: int) -> tuple:
-        from landmark.losses import CosineHead
-        from landmark.network import DescriptorNet, load_backbone
-        from landmark.training import load_model
+        from landmark.checkpoints import load_model
+        from landmark.losses import cosine_head
+        from landmark.network import descriptor_net, load_backbone
 
         shape = model.training
-        net = DescriptorNet(model.backbone, shape.dim, model.gem_p)
-        head = CosineHead(shape.dim, classes, model.loss, shape.margin, shape.scale)
+        net = descriptor_net(model)
+        head = cosine_head(shape.dim, classes, model.loss, shape.margin, shape.scale, shape.sample_rate, ranks)
         if finetune:
             load_model(source, net, head)
         else:
             load_backbone(net, model.backbone, model.weights)
         return net, head
 
-    def save(target: Path, net, head, found: Found, device) -> None:
-        from landmark.training import save_model
+    def save(net, head, found, device) -> None:
+        from landmark.checkpoints import save_model
 
-        save_model(target, net, head, found.landmark_ids, recipe)
+        save_model(target, net, head, found.landmark_ids, recipe, ranks)
 
     _fit(
         recipe,
@@ -72,18 +60,45 @@ def fit_model(
         job_name=f"{step}-{model.name}",
         title=f"{step.replace('_', ' ')}: {model.name}",
         reads=weights_files(model.weights) | ({source: made_by("02_train")} if finetune else {}),
-        target=model_path(recipe, model, finetune),
+        target=target,
         settings=settings,
         build=build,
         save=save,
+        ranks=ranks,
         finetune=finetune,
     )
 
 
-def fit_delf(recipe: Recipe, competition: Competition) -> None:
+def export_models(recipe: Recipe, models: Sequence[Model]) -> None:
+    """Write the final file of each trained model among `models` as ONNX beside it, unless that is up to date."""
+    for model in models:
+        if not model.loss:
+            continue
+        finetuned = model.finetune is not None
+        source = model_path(recipe, model, finetuned)
+        target = source.with_suffix(".onnx")
+        reads = {source: made_by("03_finetune" if finetuned else "02_train")}
+        job = open_job(recipe, f"03_onnx-{model.name}", reads=reads, writes=[target])
+        if job.is_done():
+            print(f"03 onnx: {model.name} is up to date ({target})")
+            continue
+        job.start()
+        from landmark.checkpoints import load_model
+        from landmark.export import export_onnx
+        from landmark.network import descriptor_net
+
+        net = descriptor_net(model)
+        load_model(source, net)
+        difference = export_onnx(net, target)
+        job.finish()
+        print(f"03 onnx: {model.name} differs by at most {difference:.1g} from torch -> {target}")
+
+
+def fit_delf(recipe: Recipe, competition: Competition, ranks: Ranks) -> None:
     """Train DELF's attention on the trunk of a model of step 02, then its PCA on the same images."""
     model, settings = recipe.delf_model, recipe.delf.training
     source = model_path(recipe, model, finetuned=False)
+    target = delf_path(recipe)
 
     def build(classes: int) -> tuple:
         from landmark.delf import DelfNet, SoftmaxHead, load_trunk, take_trunk
@@ -93,17 +108,24 @@ def fit_delf(recipe: Recipe, competition: Competition) -> None:
         if model.loss:
             load_trunk(net, source)
         else:
-            whole = DescriptorNet(model.backbone, 0, model.gem_p)
+            whole = DescriptorNet(model.backbone, 0)
             load_backbone(whole, model.backbone, model.weights)
             take_trunk(net, whole.state_dict(), f"weights {model.weights}")
-        return net, SoftmaxHead(len(net.mean), classes)
+        return net, SoftmaxHead(len(net.mean), classes, ranks)
 
-    def save(target: Path, net, head, found: Found, device) -> None:
+    def save(net, head, found, device) -> None:
         from landmark.delf import fit_pca, save_delf
+        from landmark.images import GROUP_SIZES
 
-        longest_side = max(map(max, GROUP_SIZES[settings.sizes]))
+        if not ranks.first:
+            return
         fit_pca(
-            net, found.paths, longest_side=longest_side, seed=recipe.seed, device=device, workers=recipe.threads
+            net,
+            found.images.paths,
+            longest_side=max(map(max, GROUP_SIZES[settings.sizes])),
+            seed=recipe.seed,
+            device=device,
+            workers=recipe.threads,
         )
         save_delf(target, net, recipe)
 
@@ -113,10 +135,11 @@ def fit_delf(recipe: Recipe, competition: Competition) -> None:
         job_name="02_delf",
         title="02 train: delf",
         reads={source: made_by("02_train")} if model.loss else weights_files(model.weights),
-        target=delf_path(recipe),
+        target=target,
         settings=settings,
         build=build,
         save=save,
+        ranks=ranks,
     )
 
 
@@ -131,85 +154,55 @@ def _fit(
     settings: Optimisation,
     build: Callable[[int], tuple],
     save: Callable,
+    ranks: Ranks,
     finetune: bool = False,
 ) -> None:
-    """Do the job, unless it is done: build(classes) -> net and head; train them; save(target, net, head, ...).
+    """Do the job, unless it is done: build(classes) -> net and head; train them; save(net, head, found, device).
 
-    Beside the target its loss per epoch (.csv) and the images left out (.skipped.csv) are written.
+    Beside the target the rows of its epochs and steps are written (see training_log.py). A descriptor is judged
+    after each epoch by images that are held out; DELF is no descriptor of images and learns from all.
     """
-    clean = recipe.work / "train_clean.csv"
-    history, skipped = target.with_suffix(".csv"), target.with_suffix(".skipped.csv")
-    half_way = target.with_suffix(".checkpoint.pt")
+    state = ranks.agree(lambda: competition.state("train"))
+    scan(recipe, competition, state, ranks)
     job = open_job(
         recipe,
         job_name,
-        reads={clean: made_by("01_clean"), **reads},
-        writes=[target, history, skipped],
-        images=competition.state("train"),
+        reads={scanned_images(recipe): made_by("02_train"), **reads},
+        writes=[target, *history_files(target)],
+        images=state,
     )
-    if job.is_done():
-        half_way.unlink(missing_ok=True)
-        print(f"{title} is up to date ({target})")
+    if ranks.agree(job.is_done):
+        if ranks.first:
+            print(f"{title} is up to date ({target})")
         return
-    job.start()
+    if ranks.first:
+        job.start()
     # Imported here and in `build`, so that a step with nothing to do ends before torch is loaded.
     import torch
 
-    from landmark import training
+    from landmark.checkpoints import clear_checkpoints
     from landmark.devices import pick_device
+    from landmark.training import Run, train
+    from landmark.validation import judge_by
 
     device = pick_device(recipe)
-    found = load_train_set(clean, competition, recipe.threads)
+    found = load_train_set(recipe, competition)
+    images, judge = found.images, None
+    if job_name != "02_delf" and recipe.validation.share:
+        rows, queries, gallery = hold_out(images.labels, recipe.validation, recipe.seed)
+        judge = judge_by(images.subset(queries), images.subset(gallery), settings, device)
+        images = images.subset(rows)
     torch.manual_seed(recipe.seed)
     net, head = build(len(found.landmark_ids))
-    rows = training.train(
-        net,
-        head,
-        training.TrainSet(found.paths, found.labels, found.groups),
-        settings,
-        frozen_batch_norm=finetune,
-        # Fine-tuning does not repeat the order of images that training began with.
-        seed=recipe.seed + finetune,
-        device=device,
-        workers=recipe.threads,
-        checkpoint=half_way,
-        key=job.key(),
-        what=title,
-    )
-    save(target, net, head, found, device)
-    write_table(history, pd.DataFrame(rows))
-    write_table(skipped, pd.DataFrame(found.bad.items(), columns=["id", "reason"]))
-    job.finish()
-    half_way.unlink(missing_ok=True)
-    images, labels, left_out = len(found.paths), len(found.landmark_ids), len(found.bad)
-    print(f"{title} on {images} images, {labels} labels, {left_out} left out -> {target}")
-
-
-def load_train_set(clean: Path, competition: Competition, workers: int) -> Found:
-    """The images of a train_clean.csv (landmark_id,images) for training.
-
-    Every image is decoded once, so that a broken file is found now and not in the middle of an epoch. Raises
-    UserError when fewer than two labels are left.
-    """
-    table = read_table(clean, ["landmark_id", "images"])
-    entries = [(int(label), i) for label, images in table.itertuples(index=False) for i in images.split()]
-
-    def group_of(entry: tuple[int, str]) -> int | str:
-        try:
-            height, width = read_image(competition.path("train", entry[1])).shape[:2]
-        except BadImage as error:
-            return str(error)
-        return aspect_group(height, width)
-
-    found = list(track(ordered_map(group_of, entries, workers), len(entries), "checking images", unit="images"))
-    bad = {i: why for (_, i), why in zip(entries, found, strict=True) if isinstance(why, str)}
-    good = [(label, i, g) for (label, i), g in zip(entries, found, strict=True) if not isinstance(g, str)]
-    landmark_ids, labels = np.unique(np.array([label for label, _, _ in good], np.int64), return_inverse=True)
-    if len(landmark_ids) < 2:
-        raise UserError(
-            f"{clean}: {len(landmark_ids)} landmark(s) were kept; training needs two or more"
-            " (--set cleaning.more_than=-1 keeps every image)"
+    # Fine-tuning does not repeat the order of images that training began with.
+    run = Run(recipe, title, target, job.key(), recipe.seed + finetune, device, ranks)
+    net = train(net, head, images, settings, run, frozen_batch_norm=finetune, judge=judge)
+    save(net, head, found, device)
+    if ranks.first:
+        job.finish()
+        clear_checkpoints(target)
+        print(
+            f"{title} on {len(images.labels)} images, {len(found.landmark_ids)} labels, {found.left_out} left out"
+            f" -> {target}"
         )
-    paths = [competition.path("train", i) for _, i, _ in good]
-    groups = np.array([g for _, _, g in good], np.int64)
-    return Found(paths, labels.astype(np.int64), groups, landmark_ids.tolist(), bad)
+    ranks.wait()

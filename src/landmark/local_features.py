@@ -11,7 +11,7 @@ import numpy as np
 
 from landmark.images import BadImage, fit, read_image
 from landmark.parallel import ordered_map
-from landmark.recipe import LocalFeatureSettings
+from landmark.settings import LocalFeatureSettings
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The descriptor network: timm backbone, GeM pooling and, for trained members, the neck of 512 dimensions."""
+"""The descriptor network: timm backbone, pooling and, for trained members, the neck of 512 dimensions."""
 
 import os
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from landmark.errors import UserError
+from landmark.settings import Model
 
 _PACKAGED = "tf_efficientnet_lite0"
 
@@ -19,12 +20,18 @@ _PACKAGED = "tf_efficientnet_lite0"
 class GeM(nn.Module):
     """Generalised mean pooling (Radenović et al., TPAMI 2018): (B, C, H, W) -> (B, C), p = 3 by default."""
 
-    def __init__(self, p: float = 3.0, eps: float = 1e-6):
+    def __init__(self, p: float = 3.0, learned: bool = False, eps: float = 1e-6):
         super().__init__()
-        self.p, self.eps = p, eps
+        self.p = nn.Parameter(torch.tensor(p)) if learned else p
+        self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.float().clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
+        with torch.autocast(x.device.type, enabled=False):
+            return x.float().clamp(min=self.eps).pow(self.p).mean(dim=(2, 3)).pow(1 / self.p)
+
+
+# What makes a timm transformer take images of any size; the first that a model knows is used.
+_ANY_SIZE = ({"dynamic_img_size": True, "dynamic_img_pad": True}, {"strict_img_size": False}, {})
 
 
 def create_backbone(name: str, **options) -> nn.Module:
@@ -38,28 +45,56 @@ def create_backbone(name: str, **options) -> nn.Module:
         ) from error
 
 
+def _pooled_backbone(name: str) -> nn.Module:
+    for options in _ANY_SIZE:
+        try:
+            return create_backbone(name, num_classes=0, global_pool="", **options)
+        except TypeError:
+            if not options:
+                raise
+    return None
+
+
 class DescriptorNet(nn.Module):
     """Images (B, 3, H, W), normalised, -> descriptors (B, D), not yet of unit length.
 
-    dim = 0 leaves the pooled backbone features as they are (an untrained member).
+    dim = 0 leaves the pooled backbone features as they are (an untrained member). The backbone may be
+    convolutional or a transformer; `pooling` is gem or, of a transformer with a class token, token.
     """
 
-    def __init__(self, backbone: str, dim: int, gem_p: float):
+    def __init__(
+        self, backbone: str, dim: int, gem_p: float = 3.0, gem_learned: bool = False, pooling: str = "gem"
+    ):
         super().__init__()
-        self.backbone = create_backbone(backbone, num_classes=0, global_pool="")
+        self.backbone = _pooled_backbone(backbone)
         self.name = backbone
-        self.pool = GeM(gem_p)
+        self.takes_token = pooling == "token"
+        if self.takes_token and not getattr(self.backbone, "num_prefix_tokens", 0):
+            raise UserError(f"pooling: {backbone} has no class token; use gem")
+        self.pool = nn.Identity() if self.takes_token else GeM(gem_p, gem_learned)
         features = self.backbone.num_features
         self.neck = nn.Sequential(nn.Linear(features, dim), nn.BatchNorm1d(dim)) if dim else nn.Identity()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        maps = self.backbone.forward_features(images)
-        if maps.ndim != 4 or maps.shape[1] != self.backbone.num_features:
+        return self.neck(self.pool(self._features(images)))
+
+    def _features(self, images: torch.Tensor) -> torch.Tensor:
+        """What is pooled: a map (B, C, H, W), a transformer's patches (B, C, N, 1), or its token (B, C)."""
+        features = self.backbone.forward_features(images)
+        channels = self.backbone.num_features
+        if self.takes_token:
+            return features[:, 0]
+        if features.ndim == 3:
+            patches = features[:, getattr(self.backbone, "num_prefix_tokens", 0) :]
+            features = patches.transpose(1, 2)[..., None]
+        elif features.ndim == 4 and getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":
+            features = features.permute(0, 3, 1, 2)
+        if features.ndim != 4 or features.shape[1] != channels:
             raise UserError(
-                f"backbone: {self.name} gives features of shape {tuple(maps.shape)}; only convolutional backbones"
-                " with (batch, channels, height, width) are supported"
+                f"backbone: {self.name} gives features of shape {tuple(features.shape)}; wanted is a map of"
+                f" {channels} channels, or tokens"
             )
-        return self.neck(self.pool(maps))
+        return features
 
     def normalisation(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation (3,) of the inputs in 0..1 that the backbone expects."""
@@ -79,20 +114,16 @@ def to_input(net: DescriptorNet, images: torch.Tensor) -> torch.Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def freeze_batch_norm(net: nn.Module) -> None:
-    """Put every batch norm in evaluation and stop its affine parameters from learning.
-
-    Call it after each `net.train()`, which turns the statistics on again.
-    """
-    for module in net.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-            module.requires_grad_(False)
+def descriptor_net(model: Model) -> DescriptorNet:
+    """The network of a member of the ensemble, without its weights."""
+    dim = model.training.dim if model.loss else 0
+    return DescriptorNet(model.backbone, dim, model.gem_p, model.gem_learned, model.pooling)
 
 
 def load_backbone(net: DescriptorNet, name: str, weights: str) -> None:
     """Load backbone weights: "none", "imagenet", or a file with a state dict of that timm model.
 
+    The file may also be a model or a checkpoint of step 02, of which the backbone is taken.
     Raises UserError naming the file or model when the weights are not to be had or do not fit.
     """
     if weights == "none":
@@ -120,6 +151,9 @@ def load_torch(path: Path, device: torch.device | str = "cpu") -> dict:
 
 def _file_state(path: Path) -> dict:
     state = load_torch(path)
+    if isinstance(state.get("net"), dict):
+        prefix = "backbone."
+        return {k.removeprefix(prefix): v for k, v in state["net"].items() if k.startswith(prefix)}
     return state.get("state_dict", state)
 
 
@@ -134,6 +168,7 @@ def _imagenet_state(net: DescriptorNet, name: str) -> dict:
             f"weights: those of {name} are neither in the local cache nor can they be fetched (off-line); give "
             f"weights=PATH or weights=none, or use {_PACKAGED}, whose weights come as a Python package"
         )
+    # Built as the net is, so that timm fits the position embeddings.
     return timm.create_model(name, pretrained=True, num_classes=0, global_pool="").state_dict()
 
 

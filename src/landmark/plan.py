@@ -7,6 +7,9 @@ from landmark.errors import UserError
 from landmark.recipe import Recipe
 from landmark.store import Job
 
+# Settings of a model that its network is built from.
+_NETWORK = {"backbone", "weights", "pooling", "gem_p", "gem_learned", "loss"}
+
 
 def made_by(step: str) -> str:
     """How to come by a missing file that a step makes."""
@@ -30,12 +33,14 @@ def job_settings(recipe: Recipe) -> dict[str, dict]:
         plan["01_clean"] = {"cleaning": cleaning, **geometry}
     else:
         plan["01_clean"] = {"believes": "published" if recipe.cleaning.published else "labels"}
+    plan["02_scan"] = {}
     for step, part in (("02_train", "training"), ("03_finetune", "finetune")):
         for model in trained:
             if getattr(model, part):
                 plan[f"{step}-{model.name}"] = {
                     "model": model.model_dump(mode="json", exclude={"name", "weight", "finetune"}),
                     part: getattr(model, part).model_dump(mode="json"),
+                    "validation": recipe.validation.model_dump(),
                     "seed": recipe.seed,
                 }
         if step == "02_train" and recipe.delf:
@@ -44,9 +49,12 @@ def job_settings(recipe: Recipe) -> dict[str, dict]:
                 "model": recipe.delf_model.model_dump(mode="json", include={"backbone", "weights", "loss"}),
                 "seed": recipe.seed,
             }
+    for model in trained:
+        # The model's file says it all. Settings here would let step 04 stumble over a file that it does not read.
+        plan[f"03_onnx-{model.name}"] = {}
     for model in recipe.models:
         plan[f"04_extract-{model.name}"] = {
-            "model": model.model_dump(mode="json", include={"backbone", "weights", "gem_p", "loss"}),
+            "model": model.model_dump(mode="json", include=_NETWORK),
             "finetuned": bool(model.loss and model.finetune),
             "extraction": recipe.extraction.model_dump(mode="json"),
         }

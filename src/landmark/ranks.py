@@ -70,16 +70,32 @@ class Ranks:
         return mine
 
 
+ALONE = Ranks()
+
+
 @contextmanager
 def open_ranks() -> Iterator[Ranks]:
-    """The processes of torchrun, which talk by gloo; or this one alone."""
+    """The processes of torchrun, which talk by gloo, and by nccl where each has a GPU; or this one alone."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield Ranks()
+        yield ALONE
         return
+    import torch
     import torch.distributed as dist
 
-    # One process may work for days on what the others wait for; a dead one is torchrun's to notice.
-    dist.init_process_group("gloo", timeout=timedelta(days=30))
+    has_own_gpu = torch.cuda.device_count() >= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    store, rank, size = next(dist.rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # After a restart the store still has the addresses of the processes that died (pytorch issue 135712). Of
+        # several machines each counts its restarts alone; there it takes TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1.
+        store = dist.PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if has_own_gpu else "gloo",
+        store=store,
+        rank=rank,
+        world_size=size,
+        # One process may work for days on what the others wait for; a dead one is torchrun's to notice.
+        timeout=timedelta(days=30),
+    )
     yield Ranks(dist.get_rank(), dist.get_world_size())
     dist.destroy_process_group()

@@ -1,226 +1,42 @@
-"""The recipe: every setting of a run, with one name, one default and one place.
+"""The recipe: a whole run, read from a YAML file in src/recipes (or a path) with `--set key=value` overrides.
 
-A recipe is a YAML file in src/recipes (or a path); `--set key=value` overrides single settings. The classes
-below are the whole list; an unknown or ill-typed setting is an error that names it.
+The classes here and in settings.py are the whole list of what can be set; an unknown or ill-typed setting is an
+error that names it.
 """
 
 import difflib
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from landmark.errors import UserError
 from landmark.parallel import cores
+from landmark.settings import (
+    Cleaning,
+    Delf,
+    LocalFeatureSettings,
+    Model,
+    Positive,
+    Recognition,
+    Retrieval,
+    Sample,
+    Scales,
+    Settings,
+    Validation,
+    VerificationSettings,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-Sizes = Literal["XS", "XM", "S2", "L2"]
 # Settings that are text, whatever YAML would make of it: --set data="Trip: Rome #1"
 _TEXT = {"data", "run", "device", "weights", "published"}
-
-
-def _absolute(value: str, *words: str) -> str:
-    """A path is made absolute, so that it means the same from any folder; the words stay as they are."""
-    return value if value in words else str(Path(value).expanduser().resolve())
-
-
-Weights = Annotated[str, AfterValidator(lambda value: _absolute(value, "imagenet", "none"))]
-# What step 01 starts from may also be what the recipe's bootstrap round trained.
-FirstWeights = Annotated[str, AfterValidator(lambda value: _absolute(value, "imagenet", "none", "bootstrap"))]
-DelfWeights = Annotated[str, AfterValidator(lambda value: _absolute(value, "bootstrap"))]
-
-
-def weights_files(weights: str) -> dict[Path, str]:
-    """The file behind a `weights` setting as a job's input, if it is one."""
-    return {} if weights in ("imagenet", "none") else {Path(weights): "give the path of a file, imagenet, or none"}
-
-
-class Settings(BaseModel):
-    """A group of settings; unknown names are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Sample(Settings):
-    """The rendered competition, for recipes that make their own data."""
-
-    landmarks: Annotated[int, Field(ge=2)] = 24
-    train_views: Positive = 14
-    index_views: Positive = 6
-    test_views: Positive = 4
-    longest_side: Positive = 320
-
-
-class Scales(Settings):
-    """How images are fed to a network for descriptors."""
-
-    longest_side: Positive = 800
-    scales: list[Annotated[float, Field(gt=0)]] = Field([0.75, 1.0, 1.25], min_length=1)
-    batch_size: Positive = 32
-
-
-class Representation(Scales):
-    """The global descriptor that finds the neighbours for cleaning.
-
-    weights: imagenet or a file with a backbone's weights (its pooled features are the descriptor), a model that
-    step 02 saved, or `bootstrap`, the first model of the recipe's bootstrap round, whatever its backbone.
-    """
-
-    backbone: str = "tf_efficientnet_lite0"
-    weights: FirstWeights = "imagenet"
-    gem_p: Annotated[float, Field(gt=0)] = 3.0
-
-
-class LocalFeatureSettings(Settings):
-    """Local features of spatial verification. weights: of DELF; a file of step 02, or of the bootstrap round."""
-
-    features: Literal["rootsift", "delf"] = "rootsift"
-    weights: DelfWeights = "bootstrap"
-    max_points: Positive = 800
-    longest_side: Positive = 640
-
-
-class VerificationSettings(Settings):
-    """When two images are taken to show the same thing: `min_inliers` matches agree with one transform.
-
-    max_distance: of two matched descriptors; 2 allows any. strip, border: shares of an image's shorter side;
-    matches in one strip so narrow, or so near to the sides, are a caption's or a frame's and do not count (see
-    verification.verify); 0 counts them.
-    """
-
-    ratio: Share = 0.85
-    max_distance: Annotated[float, Field(gt=0, le=2)] = 2.0
-    model: Literal["homography", "affine"] = "homography"
-    threshold: Annotated[float, Field(gt=0)] = 6.0
-    strip: Share = 0.06
-    border: Share = 0.15
-    min_inliers: Positive = 30
-
-
-class Agreement(Settings):
-    """For small sets: keep an image whose label agrees with its nearest verified images (see cleaning.py)."""
-
-    neighbours: Positive = 3
-    min_support: Share = 0.2
-
-
-class Cleaning(Settings):
-    """Step 01. more_than: the verified neighbours that an image must exceed; -1 keeps every image.
-
-    published: a train_clean.csv (landmark_id,images) to take as it is instead of cleaning.
-    """
-
-    published: Annotated[str, AfterValidator(_absolute)] | None = None
-    representation: Representation = Representation()
-    neighbours: Positive = 1000
-    same_label: Positive = 100
-    more_than: Annotated[int, Field(ge=-1)] = 2
-    min_images: Positive = 2
-    agreement: Agreement | None = None
-
-    @property
-    def looks(self) -> bool:
-        """Whether images are looked at, or the labels or a published list believed."""
-        return self.published is None and self.more_than >= 0
-
-    @property
-    def thresholds(self) -> tuple[int, ...]:
-        """The counts of verified neighbours that decide something about an image."""
-        return (self.more_than + 1,) if self.agreement is None else tuple({1, self.more_than + 1})
-
-
-class Stage(Settings):
-    """Some epochs under one augmentation."""
-
-    augmentation: Literal["none", "soft", "hard"]
-    epochs: Positive
-
-
-class Optimisation(Settings):
-    """Epochs of SGD with cosine annealing per step. The defaults are the winners'."""
-
-    stages: list[Stage] = Field(min_length=1)
-    sizes: Sizes = "S2"
-    batch_size: Annotated[int, Field(ge=4)] = 32
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    head_learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    final_learning_rate: Annotated[float, Field(ge=0)] = 3e-6
-    momentum: Share = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
-
-
-class Training(Optimisation):
-    """Step 02: soft, then hard; and the shape of descriptor and loss."""
-
-    stages: list[Stage] = Field(
-        [Stage(augmentation="soft", epochs=5), Stage(augmentation="hard", epochs=7)], min_length=1
-    )
-    margin: Annotated[float, Field(ge=0)] = 0.3
-    scale: Annotated[float, Field(gt=0)] = 30.0
-    dim: Positive = 512
-
-
-class Finetune(Optimisation):
-    """Step 03: the last epochs at full resolution, batch norm frozen."""
-
-    stages: list[Stage] = Field([Stage(augmentation="soft", epochs=1)], min_length=1)
-    sizes: Sizes = "L2"
-
-
-class Model(Settings):
-    """One member of the ensemble. Without a loss it is not trained: its pooled features are the descriptor."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-    backbone: str = "tf_efficientnet_lite0"
-    weights: Weights = "imagenet"
-    gem_p: Annotated[float, Field(gt=0)] = 3.0
-    loss: Literal["arcface", "cosface"] | None = "arcface"
-    training: Training = Training()
-    finetune: Finetune | None = Finetune()
-    weight: Annotated[float, Field(gt=0)] = 1.0
-
-
-class Delf(Settings):
-    """DELF, trained in step 02: `of` names the model whose features the attention learns to pick.
-
-    Those of an untrained model are its weights' own. The trunk stays as it is, so that only the
-    head_learning_rate, the attention's and classifier's, counts.
-    """
-
-    of: str
-    dim: Positive = 40
-    training: Optimisation = Optimisation(stages=[Stage(augmentation="hard", epochs=3)], head_learning_rate=3e-2)
-
-
-class Retrieval(Settings):
-    """Step 05."""
-
-    top: Annotated[int, Field(gt=0, le=100)] = 100
-    vote_neighbours: Positive = 3
-    insert_above: float | None = 0.6
-
-
-class Recognition(Settings):
-    """Step 06."""
-
-    vote_neighbours: Positive = 3
-    inlier_cap: Positive = 70
-    inlier_floor: Annotated[int, Field(ge=0)] = 0
-    ban_above: Positive | None = 30
-
-    @model_validator(mode="after")
-    def _floor_below_cap(self) -> "Recognition":
-        if self.inlier_floor >= self.inlier_cap:
-            raise ValueError(f"inlier_floor must be below inlier_cap, {self.inlier_cap}")
-        return self
 
 
 class Recipe(Settings):
@@ -228,6 +44,7 @@ class Recipe(Settings):
 
     bootstrap: another round, of steps 01 and 02 alone, that comes before and whose models step 01 may start from.
     The recipe file gives the settings in which it differs; it has a run folder of its own.
+    checkpoint_steps: a killed training loses at most so many steps.
     """
 
     name: str
@@ -243,6 +60,8 @@ class Recipe(Settings):
     local_features: LocalFeatureSettings = LocalFeatureSettings()
     verification: VerificationSettings = VerificationSettings()
     models: list[Model] = Field(min_length=1)
+    validation: Validation = Validation()
+    checkpoint_steps: Positive = 1000
     delf: Delf | None = None
     extraction: Scales = Scales()
     retrieval: Retrieval = Retrieval()
@@ -297,6 +116,15 @@ class Recipe(Settings):
     def delf_model(self) -> Model | None:
         """The model whose backbone DELF is built on."""
         return next((m for m in self.models if self.delf and m.name == self.delf.of), None)
+
+    def chosen(self, names: Sequence[str]) -> list[Model]:
+        """The models of these names; of none, all. `delf` names DELF. Raises UserError for an unknown name."""
+        known = [m.name for m in self.models] + ["delf"] * bool(self.delf)
+        for name in names:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+                raise UserError(f"--model {name}: the recipe has no such model; did you mean {close[0]}?")
+        return [m for m in self.models if not names or m.name in names]
 
     @property
     def threads(self) -> int:

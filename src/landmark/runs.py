@@ -2,8 +2,9 @@
 
 import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from landmark.competition import check_folder
 from landmark.errors import UserError
@@ -12,17 +13,20 @@ from landmark.store import write_json
 
 
 @contextmanager
-def hold_run(recipe: Recipe) -> Iterator[None]:
+def hold_run(recipe: Recipe, models: Sequence[str] = ()) -> Iterator[None]:
     """Hold the run's folder while a step works; when it has ended well, leave its recipe there as recipe.json.
 
-    Raises UserError when another process holds it, or when it was made from other data. The system lets the lock
+    models: those that the step works on, if not on all; a step for others may then work at the same time.
+    Raises UserError when another process holds it, or when it was made from other data. The system lets the locks
     go when the process ends, however it ends.
     """
     check_folder(recipe)  # before a folder is made for data that is not there
     recipe.work.mkdir(parents=True, exist_ok=True)
-    with (recipe.work / ".lock").open("a") as file:
+    with ExitStack() as locks:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.enter_context(_lock(recipe.work / ".lock", fcntl.LOCK_SH if models else fcntl.LOCK_EX))
+            for model in sorted(set(models)):
+                locks.enter_context(_lock(recipe.work / f".lock-{model}", fcntl.LOCK_EX))
         except BlockingIOError:
             raise UserError(f"another step is at work in {recipe.work}; wait for it, or set run=NAME") from None
         path, settings = recipe.work / "recipe.json", _as_json(recipe)
@@ -35,6 +39,13 @@ def hold_run(recipe: Recipe) -> Iterator[None]:
         yield
         if known != settings or not path.exists():
             write_json(path, settings)
+
+
+@contextmanager
+def _lock(path: Path, kind: int) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+        yield
 
 
 def _as_json(recipe: Recipe) -> dict:

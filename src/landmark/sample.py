@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from landmark.progress import track
-from landmark.recipe import Sample
 from landmark.scene import views
 from landmark.scene.buildings import STYLES, build
+from landmark.settings import Sample
 from landmark.store import write_json
 
 VERSION = 1  # raise when the same arguments would give other pictures

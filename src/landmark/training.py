@@ -1,109 +1,74 @@
-"""Training a descriptor: batches of one aspect, cosine softmax, stages, and exact continuation after a kill."""
+"""Training a descriptor: stages of augmentation, cosine annealing, and exact continuation after a kill."""
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from landmark import augment
+from landmark.batch_norm import freeze_batch_norm, synchronise_batch_norm
+from landmark.batches import AspectBatches, Batch, Loader, TrainImages
+from landmark.checkpoints import Checkpoints
+from landmark.devices import pick_precision
 from landmark.errors import UserError
-from landmark.images import GROUP_SIZES, read_image, resize
-from landmark.losses import CosineHead
-from landmark.network import DescriptorNet, freeze_batch_norm, load_torch, to_input
+from landmark.network import to_input
 from landmark.progress import track
-from landmark.recipe import Optimisation, Recipe
-from landmark.store import atomic_path
+from landmark.ranks import Ranks
+from landmark.recipe import Recipe
+from landmark.settings import Optimisation
+from landmark.training_log import TrainingLog
+from landmark.trainset import TrainSet
 
 
 @dataclass(frozen=True)
-class TrainSet:
-    """paths of N images, labels (N,) int64 in 0..C-1, groups (N,) int64 aspect groups."""
+class Run:
+    """Of what a training is a part: its recipe, title, and the model file that it is for.
 
-    paths: list[Path]
-    labels: np.ndarray
-    groups: np.ndarray
-
-
-def merge_small_groups(groups: np.ndarray, minimum: int) -> np.ndarray:
-    """Let aspect groups of fewer than `minimum` images join the neighbouring group of next aspect.
-
-    groups: (N,) int64. On a small set a group of three photographs would make a batch of three, whose batch
-    statistics say nothing.
-    """
-    groups = groups.copy()
-    while True:
-        present, counts = np.unique(groups, return_counts=True)
-        if len(present) == 1 or counts.min() >= minimum:
-            return groups
-        smallest = present[counts.argmin()]
-        others = present[present != smallest]
-        groups[groups == smallest] = others[np.abs(others - smallest).argmin()]
-
-
-class AspectBatches(Sampler):
-    """Batches of (epoch, image) from one aspect group each, in an order that depends on seed and epoch only.
-
-    Every image comes once per epoch. A group is cut into batches of nearly equal size, at most `batch_size`,
-    so that none is left with one image, from which batch norm cannot learn.
+    key: of settings and data (see Job.key). seed: of everything that is drawn.
     """
 
-    def __init__(self, groups: np.ndarray, batch_size: int, seed: int):
-        self.groups, self.batch_size, self.seed = groups, batch_size, seed
-        self.epoch = 0
+    recipe: Recipe
+    title: str
+    target: Path
+    key: str
+    seed: int
+    device: torch.device
+    ranks: Ranks
 
-    def __len__(self) -> int:
-        return sum(-(-n // self.batch_size) for n in np.unique(self.groups, return_counts=True)[1])
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        rng = np.random.default_rng([self.seed, self.epoch])
-        batches = []
-        for group in np.unique(self.groups):
-            members = rng.permutation(np.flatnonzero(self.groups == group))
-            batches += np.array_split(members, -(-len(members) // self.batch_size))
-        for batch in rng.permutation(len(batches)):
-            yield [(self.epoch, int(i)) for i in batches[batch]]
-
-
-class TrainImages(Dataset):
-    """(epoch, image) -> the augmented image (3, H, W) uint8 of its group's size, and its label.
-
-    The augmentation is seeded by (seed, epoch, image), so that it does not matter which worker draws it.
-    """
-
-    def __init__(self, data: TrainSet, sizes: str, level: str, seed: int):
-        self.data, self.sizes, self.seed = data, GROUP_SIZES[sizes], seed
-        self.transform = augment.build(level)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
-        epoch, index = key
-        width, height = self.sizes[self.data.groups[index]]
-        image = resize(read_image(self.data.paths[index]), width, height)
-        self.transform.set_random_seed(int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1)[0]))
-        image = self.transform(image=image)["image"]
-        return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), int(self.data.labels[index])
+    @property
+    def tensorboard(self) -> Path:
+        return self.recipe.work / "tensorboard" / self.target.stem
 
 
 def make_optimizer(net: nn.Module, head: nn.Module, settings: Optimisation, steps: int):
-    """SGD with two rates (the backbone's; that of all else) and cosine annealing over `steps`."""
+    """The optimizer with two rates (the backbone's; that of all else), and cosine annealing over `steps`."""
     rest = [p for name, p in net.named_parameters() if not name.startswith("backbone.")]
-    fresh = [*rest, *head.parameters()]
-    optimizer = torch.optim.SGD(
-        [
-            {"params": list(net.backbone.parameters()), "lr": settings.learning_rate},
-            {"params": fresh, "lr": settings.head_learning_rate},
-        ],
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-    )
+    groups = [
+        {"params": list(net.backbone.parameters()), "lr": settings.learning_rate},
+        {"params": [*rest, *head.parameters()], "lr": settings.head_learning_rate},
+    ]
+    if settings.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(groups, weight_decay=settings.weight_decay)
+    else:
+        optimizer = torch.optim.SGD(groups, momentum=settings.momentum, weight_decay=settings.weight_decay)
     annealing = torch.optim.lr_scheduler.CosineAnnealingLR(
         optimizer, T_max=steps, eta_min=settings.final_learning_rate
     )
     return optimizer, annealing
+
+
+def class_weights(labels: np.ndarray, exponent: float) -> torch.Tensor:
+    """What an image of each label counts, (C,) float32: its number of images ** -exponent; 1 on average."""
+    counts = np.bincount(labels)
+    weights = np.maximum(counts, 1) ** -exponent
+    return torch.tensor(weights / (weights * counts).sum() * counts.sum(), dtype=torch.float32)
 
 
 def train(
@@ -111,122 +76,205 @@ def train(
     head: nn.Module,
     data: TrainSet,
     settings: Optimisation,
+    run: Run,
     *,
-    frozen_batch_norm: bool,
-    seed: int,
-    device: torch.device,
-    workers: int,
-    checkpoint: Path,
-    key: str,
-    what: str,
-) -> list[dict]:
-    """Train net and head in place; return one row per epoch (epoch, augmentation, loss, learning_rate).
+    frozen_batch_norm: bool = False,
+    judge: Callable[[nn.Module], dict[str, float]] | None = None,
+) -> nn.Module:
+    """Train net and head in place and return the net that is the result: itself, or its running average.
 
-    net: a DescriptorNet or a DelfNet; head(net(images), labels) is the loss.
-    After each epoch everything that the next one needs is written to `checkpoint`; if one with the same `key`
-    (of settings and data) is there at the start, training goes on from it, to the same weights as without the
-    break. Raises UserError when the loss is no longer finite.
+    net: a DescriptorNet or a DelfNet; head: see Stepper. judge: figures of a net, for each epoch's row of the log.
+    If checkpoints with the run's key are there, training goes on from the newest, to the same weights as without
+    the break. Raises UserError when the loss is no longer finite.
     """
-    net.to(device, memory_format=torch.channels_last)
-    head.to(device)
-    groups = merge_small_groups(data.groups, settings.batch_size // 2)
-    data = replace(data, groups=groups)
-    stage_of_epoch = [stage for stage in settings.stages for _ in range(stage.epochs)]
-    batches = AspectBatches(groups, settings.batch_size, seed)
-    optimizer, annealing = make_optimizer(net, head, settings, len(batches) * len(stage_of_epoch))
-    parts = {"net": net, "head": head, "optimizer": optimizer, "annealing": annealing}
-    history = _resume(checkpoint, key, parts, device)
-    for epoch in range(len(history), len(stage_of_epoch)):
-        stage = stage_of_epoch[epoch]
-        batches.epoch = epoch
-        # Layers that draw at random (dropout, stochastic depth) draw the same in a continued run.
-        torch.manual_seed(seed * 1000 + epoch)
-        net.train()
+    stages = [stage for stage in settings.stages for _ in range(stage.epochs)]
+    batches = AspectBatches(data, settings, run.seed)
+    steps = [len(batches.of_epoch(epoch)) for epoch in range(len(stages))]
+    stepper = Stepper(net, head, data, settings, run, sum(steps), frozen_batch_norm)
+    images = TrainImages(data, settings.sizes, [stage.augmentation for stage in stages], run.seed)
+    # On a CPU the network itself needs every core; a GPU is fed by loader processes.
+    loader = Loader(images, run.recipe.threads if run.device.type == "cuda" else 0, run.device)
+
+    checkpoints = Checkpoints(run.target, run.key, run.recipe, run.ranks)
+    position = checkpoints.resume(stepper.parts, run.device)
+    first = run.ranks.first
+    if position.step and first:
+        print(f"{run.title}: going on after step {position.step} of {sum(steps)}", flush=True)
+    log = TrainingLog(run.target, run.tensorboard, position.step) if first else None
+
+    def save() -> None:
+        if first:
+            log.flush()
+        checkpoints.save(stepper.parts, position)
+
+    while position.epoch < len(stages):
+        epoch = position.epoch
+        ahead = batches.of_epoch(epoch)[position.step_of_epoch :]
+        title = f"{run.title} epoch {epoch + 1}/{len(stages)} {stages[epoch].augmentation}"
+        for batch, loss, rate, seconds in stepper.epoch(loader, epoch, ahead, position.step, title):
+            if not np.isfinite(loss):
+                raise UserError(_diverged(run, checkpoints, epoch, position.step + 1))
+            position.step += 1
+            position.step_of_epoch += 1
+            position.loss_sum += loss * len(batch.rows)
+            position.images += len(batch.rows)
+            if first:
+                log.step(position.step, epoch + 1, loss, rate, len(batch.rows) / seconds)
+            if position.step % run.recipe.checkpoint_steps == 0 and position.step_of_epoch < steps[epoch]:
+                save()
+        row = {
+            "epoch": epoch + 1,
+            "augmentation": stages[epoch].augmentation,
+            "loss": round(position.loss_sum / position.images, 4),
+            "learning_rate": stepper.learning_rate,
+        }
+        if judge and first:
+            row |= judge(stepper.result)
+        position.history.append(row)
+        if first:
+            log.epoch(position.history, position.step)
+            figures = [f"{name} {value}" for name, value in row.items() if name in ("loss", "top1", "map")]
+            print(f"{title}: {', '.join(figures)}", flush=True)
+        position.epoch, position.step_of_epoch = epoch + 1, 0
+        position.loss_sum, position.images = 0.0, 0
+        save()
+    if first:
+        log.close()
+    return stepper.result
+
+
+class Stepper:
+    """Forward, backward and the optimizer's step, in the precision, parts and processes that the settings ask for.
+
+    head(features, labels, weights, counts) is the loss of a batch (see losses.CosineHead). parts: all whose state
+    a checkpoint has to hold.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        head: nn.Module,
+        data: TrainSet,
+        settings: Optimisation,
+        run: Run,
+        steps: int,
+        frozen_batch_norm: bool,
+    ):
+        device, ranks = run.device, run.ranks
+        # Convolutions are faster so, on a CPU as on a GPU.
+        net.to(device, memory_format=torch.channels_last)
+        head.to(device)
+        if ranks.size > 1:
+            net = synchronise_batch_norm(net, device, ranks)
+        self.net, self.head, self.settings, self.run = net, head, settings, run
+        self.frozen_batch_norm = frozen_batch_norm
+        self.labels = torch.from_numpy(data.labels).to(device)
+        self.weights = None
+        if settings.class_weight:
+            self.weights = class_weights(data.labels, settings.class_weight).to(device)
+        self.optimizer, self.annealing = make_optimizer(net, head, settings, steps)
+        self.precision = pick_precision(settings.precision, device)
+        # From torch's own first scale of 2**16 the first steps would overflow and be passed over.
+        self.scaler = torch.amp.GradScaler(
+            device.type, init_scale=2.0**10, enabled=self.precision == torch.float16
+        )
+        self.parts = {
+            "net": net,
+            "head": head,
+            "optimizer": self.optimizer,
+            "annealing": self.annealing,
+            "scaler": self.scaler,
+        }
+        self.average = None
+        if settings.ema:
+            average = get_ema_multi_avg_fn(settings.ema)
+            self.average = self.parts["average"] = AveragedModel(net, multi_avg_fn=average, use_buffers=True)
         if frozen_batch_norm:
             freeze_batch_norm(net)
-        images = TrainImages(data, settings.sizes, stage.augmentation, seed)
-        # On a CPU the network itself needs every core; a GPU is fed by loader processes.
-        loaders = workers if device.type == "cuda" else 0
-        loader = DataLoader(images, batch_sampler=batches, num_workers=loaders, pin_memory=loaders > 0)
-        title = f"{what} epoch {epoch + 1}/{len(stage_of_epoch)} {stage.augmentation}"
-        losses = []
-        for x, labels in track(loader, len(batches), title, unit="steps"):
-            loss = _step(net, head, x.to(device), labels.to(device), optimizer, annealing)
-            if not np.isfinite(loss):
-                raise UserError(
-                    f"training {what}: the loss is no longer finite in epoch {epoch + 1}; lower"
-                    " learning_rate or head_learning_rate"
-                )
-            losses.append(loss)
-        history.append(
-            {
-                "epoch": epoch + 1,
-                "augmentation": stage.augmentation,
-                "loss": round(float(np.mean(losses)), 4),
-                "learning_rate": annealing.get_last_lr()[0],
-            }
+        if settings.compile:
+            net.compile()
+        self.forward = net
+        if ranks.size > 1:
+            # Only now: parameters that do not learn must be known.
+            self.forward = DistributedDataParallel(net)
+
+    @property
+    def result(self) -> nn.Module:
+        return self.net if self.average is None else self.average.module
+
+    @property
+    def learning_rate(self) -> float:
+        """The backbone's, of the next step."""
+        return self.annealing.get_last_lr()[0]
+
+    def epoch(
+        self, loader: Loader, epoch: int, batches: list[Batch], done: int, title: str
+    ) -> Iterator[tuple[Batch, float, float, float]]:
+        """Do a step for each batch; yield it with its loss, the learning rate it took, and the seconds.
+
+        done: the steps before, of all epochs.
+        """
+        accumulate, ranks = self.settings.accumulate, self.run.ranks
+        self.net.train()
+        if self.frozen_batch_norm:
+            freeze_batch_norm(self.net)
+        images = loader.load(
+            [(epoch, batch.group, int(row)) for row in part[ranks.rank]]
+            for batch in batches
+            for part in batch.parts(accumulate, ranks.size)
         )
-        print(f"{title}: loss {history[-1]['loss']}", flush=True)
-        _save(checkpoint, key, parts, history)
-    return history
+        sizes = [len(batch.rows) for batch in batches]
+        loss = math.nan
+        began = time.perf_counter()
+        shown = track(batches, sum(sizes), title, "images", sizes, lambda: f"loss {loss:.3f}")
+        for number, batch in enumerate(shown, done):
+            rate = self.learning_rate
+            loss = self.step(number, batch, images)
+            now = time.perf_counter()
+            yield batch, loss, rate, now - began
+            began = now
+
+    def step(self, number: int, batch: Batch, images: Iterator[torch.Tensor]) -> float:
+        """One step, over this process's images (B, 3, H, W) uint8 of each part of the batch; returns the loss.
+
+        number: of steps before it, of all epochs.
+        """
+        ranks, seed = self.run.ranks, [self.run.seed, number]
+        parts = batch.parts(self.settings.accumulate, ranks.size)
+        # Layers that draw at random (dropout, stochastic depth) draw the same in a continued run.
+        torch.manual_seed(int(np.random.SeedSequence([*seed, ranks.rank]).generate_state(1, np.uint64)[0] >> 1))
+        total = 0.0
+        with self.head.step(self.optimizer, self.labels[torch.from_numpy(batch.rows)], seed):
+            for number_of_part, part in enumerate(parts, 1):
+                rows = torch.from_numpy(np.concatenate(part)).to(self.labels.device)
+                labels = self.labels[rows]
+                weights = None if self.weights is None else self.weights[labels]
+                last = number_of_part == len(parts)
+                waits = ranks.size > 1 and not last
+                with self.forward.no_sync() if waits else nullcontext():
+                    loss = self._loss(next(images), labels, weights, [len(rows) for rows in part])
+                    loss = loss * (len(rows) / len(batch.rows))
+                    self.scaler.scale(loss).backward()
+                total += loss.item()
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad(set_to_none=True)
+        self.annealing.step()
+        if self.average is not None:
+            self.average.update_parameters(self.net)
+        return total
+
+    def _loss(self, images, labels, weights, counts) -> torch.Tensor:
+        reduced = self.precision != torch.float32
+        with torch.autocast(images.device.type, dtype=self.precision if reduced else None, enabled=reduced):
+            features = self.forward(to_input(self.net, images))
+        return self.head(features, labels, weights, counts)
 
 
-def _step(net, head, images, labels, optimizer, annealing) -> float:
-    use_half = images.device.type == "cuda"
-    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=use_half):
-        loss = head(net(to_input(net, images)), labels)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    annealing.step()
-    return loss.item()
-
-
-def _save(path: Path, key: str, parts: dict, history: list[dict]) -> None:
-    states = {name: part.state_dict() for name, part in parts.items()}
-    with atomic_path(path) as part:
-        torch.save({**states, "key": key, "history": json.dumps(history)}, part)
-
-
-def _resume(path: Path, key: str, parts: dict, device: torch.device) -> list[dict]:
-    if not path.exists():
-        return []
-    saved = load_torch(path, device)
-    if saved["key"] != key:
-        return []
-    for name, part in parts.items():
-        part.load_state_dict(saved[name])
-    history = json.loads(saved["history"])
-    print(f"going on after epoch {len(history)} ({path})", flush=True)
-    return history
-
-
-def save_model(path: Path, net: DescriptorNet, head: CosineHead, landmark_ids: list[int], recipe: Recipe) -> None:
-    """Write a finished model: weights, class centres, the label of each centre, and the recipe as JSON."""
-    with atomic_path(path) as part:
-        torch.save(
-            {
-                "net": net.state_dict(),
-                "head": head.state_dict(),
-                "landmark_ids": torch.tensor(landmark_ids),
-                "recipe": recipe.model_dump_json(),
-            },
-            part,
-        )
-
-
-def load_model(path: Path, net: DescriptorNet, head: CosineHead | None = None) -> list[int]:
-    """Load a finished model into net (and head); return the landmark id of each class centre.
-
-    Raises UserError when the file does not fit the recipe's network.
-    """
-    saved = load_torch(path)
-    try:
-        net.load_state_dict(saved["net"])
-        if head is not None:
-            head.load_state_dict(saved["head"])
-    except RuntimeError as error:
-        raise UserError(
-            f"{path}: the weights do not fit the recipe's model: {str(error).splitlines()[0]}"
-        ) from None
-    return saved["landmark_ids"].tolist()
+def _diverged(run: Run, checkpoints: Checkpoints, epoch: int, step: int) -> str:
+    """What to tell when the loss is not finite."""
+    kept = checkpoints.keep_last_good() if run.ranks.first else None
+    way_out = "lower learning_rate or head_learning_rate"
+    if kept:
+        way_out += f"; {kept} is the last good checkpoint, from which a model may start with weights={kept}"
+    return f"{run.title}: the loss is no longer finite in epoch {epoch + 1}, step {step}; {way_out}"

@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from landmark.local_features import LocalFeatures
 from landmark.parallel import ordered_map
-from landmark.recipe import VerificationSettings
+from landmark.settings import VerificationSettings
 
 # A transform of `minimum` matches fits them always; below that there is nothing to count.
 _MODELS = {"homography": 4, "affine": 3}

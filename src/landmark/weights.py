@@ -4,7 +4,8 @@ from pathlib import Path
 
 from landmark.fitting import delf_path, model_path
 from landmark.plan import made_by
-from landmark.recipe import Recipe, weights_files
+from landmark.recipe import Recipe
+from landmark.settings import weights_files
 
 _MAKER = made_by("02_train") + " --round bootstrap"
 
@@ -23,22 +24,24 @@ def open_representation(recipe: Recipe):
 
     Raises UserError when the weights do not fit the backbone that the recipe names.
     """
-    from landmark.network import DescriptorNet, load_backbone, load_torch
-    from landmark.training import load_model
+    from landmark.checkpoints import load_model
+    from landmark.network import DescriptorNet, descriptor_net, load_backbone, load_torch
 
     source = recipe.cleaning.representation
-    backbone, gem_p = source.backbone, source.gem_p
-    if source.weights == "bootstrap":
-        backbone, gem_p = recipe.first_model.backbone, recipe.first_model.gem_p
     weights = next(map(str, representation_inputs(recipe)), source.weights)
+    if source.weights == "bootstrap":
+        net = descriptor_net(recipe.first_model)
+        load_model(Path(weights), net)
+        return net
     saved = {} if weights in ("imagenet", "none") else load_torch(Path(weights))
     if "net" in saved:
         # A model that step 02 saved, with its neck.
-        net = DescriptorNet(backbone, len(saved["net"].get("neck.0.weight", ())), gem_p)
+        dim, learned = len(saved["net"].get("neck.0.weight", ())), "pool.p" in saved["net"]
+        net = DescriptorNet(source.backbone, dim, source.gem_p, learned)
         load_model(Path(weights), net)
     else:
-        net = DescriptorNet(backbone, 0, gem_p)
-        load_backbone(net, backbone, weights)
+        net = DescriptorNet(source.backbone, 0, source.gem_p)
+        load_backbone(net, source.backbone, weights)
     return net
 
 

@@ -26,8 +26,9 @@ from landmark import cleaning
 from landmark.competition import open_competition
 from landmark.descriptor_files import DescriptorFile
 from landmark.local_features import extract_local, open_extractor
-from landmark.recipe import Recipe, Sample, load_recipe
+from landmark.recipe import Recipe, load_recipe
 from landmark.sample import render_competition
+from landmark.settings import Sample
 from landmark.verification import count_inliers
 from landmark.weights import delf_weights
 

@@ -11,8 +11,8 @@ sys.path.insert(0, str(ROOT / "src"))
 
 import pandas as pd
 
-from landmark.recipe import Sample
 from landmark.sample import render_competition
+from landmark.settings import Sample
 
 MONUMENTS = ROOT.parent / "shared" / "monuments"
 

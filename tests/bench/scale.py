@@ -27,7 +27,7 @@ from landmark.neighbours import same_label_neighbours
 from landmark.parts import Parts
 from landmark.progress import track
 from landmark.ranks import Ranks
-from landmark.recipe import Cleaning
+from landmark.settings import Cleaning
 
 IMAGES, LABELS, LARGEST, DIM = 4_132_914, 203_094, 10_500, 512
 WRONG = 1 / 3

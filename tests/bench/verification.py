@@ -25,7 +25,7 @@ from skimage.transform import AffineTransform
 
 from landmark.local_features import LocalFeatures, extract_local, open_extractor
 from landmark.parallel import cores
-from landmark.recipe import LocalFeatureSettings, VerificationSettings
+from landmark.settings import LocalFeatureSettings, VerificationSettings
 from landmark.verification import count_inliers, one_blas_thread, verify
 
 # Each kind of feature with the settings that served it best on monuments.
