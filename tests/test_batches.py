@@ -19,7 +19,7 @@ SHAPES = np.array([(50, 100), (70, 100), (100, 100), (140, 100), (200, 100)])
 
 def train_set(groups, labels=None) -> TrainSet:
     labels = np.zeros(len(groups), np.int64) if labels is None else labels
-    return TrainSet([Path(f"{i}.jpg") for i in range(len(groups))], SHAPES[groups], labels)
+    return TrainSet.of([Path(f"{i}.jpg") for i in range(len(groups))], SHAPES[groups], labels)
 
 
 def batches_of(groups, batch_size, labels=None, **settings) -> AspectBatches:
@@ -109,7 +109,7 @@ def photographs(tmp_path_factory) -> TrainSet:
         coarse = rng.integers(0, 255, (height // 20, width // 20, 3), np.uint8)
         image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
         cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
-    return TrainSet(paths, sizes, np.array([0, 1]))
+    return TrainSet.of(paths, sizes, [0, 1])
 
 
 def test_images_take_their_groups_size_and_are_augmented_by_seed_epoch_and_row(photographs):
@@ -126,7 +126,7 @@ def test_images_take_their_groups_size_and_are_augmented_by_seed_epoch_and_row(p
 def test_an_image_decoded_smaller_is_the_image(photographs):
     """Without augmentation it is what decoding in full and resizing gives, but for a grey level or two."""
     width, height = GROUP_SIZES["XS"][0]
-    whole = cv2.imread(str(photographs.paths[0]), cv2.IMREAD_COLOR_RGB)
+    whole = cv2.imread(str(photographs.path(0)), cv2.IMREAD_COLOR_RGB)
     expected = cv2.resize(whole, (width, height), interpolation=cv2.INTER_AREA)
     got = TrainImages(photographs, "XS", ["none"], seed=3)[0, 0, 0].permute(1, 2, 0).numpy()
     difference = np.abs(got.astype(int) - expected)
@@ -145,7 +145,7 @@ def test_the_loader_brings_the_same_whoever_decodes_epoch_after_epoch(photograph
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_image_that_has_become_unreadable_is_named(photographs, tmp_path, workers):
-    gone = TrainSet([tmp_path / "gone.jpg"], photographs.sizes[:1], photographs.labels[:1])
+    gone = TrainSet.of([tmp_path / "gone.jpg"], photographs.sizes[:1], photographs.labels[:1])
     loader = Loader(TrainImages(gone, "XS", ["none"], seed=0), workers, torch.device("cpu"))
     with pytest.raises(UserError, match=r"^\S*gone.jpg is missing; it could be read before; run the step again"):
         list(loader.load([[(0, 0, 0)]]))

@@ -56,7 +56,7 @@ def photographs(tmp_path_factory) -> list:
 @pytest.fixture(scope="module")
 def fitted(photographs) -> DelfNet:
     net = new_net()
-    fit_pca(net, photographs, longest_side=160, seed=1, device=CPU, workers=2)
+    fit_pca(net, unlabelled(photographs), longest_side=160, seed=1, device=CPU, workers=2)
     return net
 
 
@@ -102,7 +102,11 @@ def test_the_classifier_is_a_softmax_over_linear_scores_of_standardised_channels
 
 @pytest.fixture(scope="module")
 def data(photographs) -> TrainSet:
-    return TrainSet(photographs, np.full((6, 2), (70, 100)), np.arange(6) % 2)
+    return TrainSet.of(photographs, np.full((6, 2), (70, 100)), np.arange(6) % 2)
+
+
+def unlabelled(paths) -> TrainSet:
+    return TrainSet.of(paths, np.ones((len(paths), 2)), np.zeros(len(paths), np.int64))
 
 
 def fit_attention(data, folder):
@@ -158,7 +162,7 @@ def test_attention_learns_to_look_at_what_tells_the_labels_apart(tmp_path):
     net, head = DelfNet("test_resnet", 40), SoftmaxHead(192, 2)
     settings = TRAINING.model_copy(update={"batch_size": 8, "head_learning_rate": 0.01})
     settings = settings.model_copy(update={"stages": [settings.stages[0].model_copy(update={"epochs": 8})]})
-    data = TrainSet(paths, np.full((16, 2), 192), np.arange(16) % 2)
+    data = TrainSet.of(paths, np.full((16, 2), 192), np.arange(16) % 2)
     training.train(net, head, data, settings, run_in(tmp_path, seed=1))
     history = pd.read_csv(tmp_path / "models/m.history.csv").to_dict("records")
     assert history[-1]["loss"] < history[0]["loss"]
@@ -201,7 +205,7 @@ def test_the_pca_depends_on_the_seed_alone_and_takes_a_bounded_sample(photograph
 
     def components(seed):
         net = new_net()
-        fit_pca(net, photographs, longest_side=160, seed=seed, device=CPU, workers=2)
+        fit_pca(net, unlabelled(photographs), longest_side=160, seed=seed, device=CPU, workers=2)
         return net.components
 
     assert torch.equal(components(1), components(1)) and not torch.equal(components(1), components(2))
@@ -212,7 +216,7 @@ def test_too_few_features_for_the_pca_are_an_error(tmp_path):
     with pytest.raises(UserError, match="local features; a PCA to 40 needs more"):
         fit_pca(
             new_net(),
-            [tmp_path / "a.png", tmp_path / "missing.png"],
+            unlabelled([tmp_path / "a.png", tmp_path / "missing.png"]),
             longest_side=160,
             seed=1,
             device=CPU,

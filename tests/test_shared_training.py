@@ -38,7 +38,7 @@ from landmark.trainset import TrainSet
 folder, options = Path(sys.argv[2]), json.loads(sys.argv[3])
 torch.set_num_threads(1)
 table = json.loads((folder.parent / "images.json").read_text())
-data = TrainSet([Path(p) for p in table["paths"]], np.array(table["sizes"]), np.array(table["labels"]))
+data = TrainSet.of(table["paths"], table["sizes"], table["labels"])
 settings = Training(stages=[{"augmentation": "soft", "epochs": 2}], sizes="XS", dim=8,
                     learning_rate=1e-4, head_learning_rate=1e-2, **options["settings"])
 with open_ranks() as ranks:

@@ -81,7 +81,7 @@ def data(tmp_path_factory) -> TrainSet:
             cv2.imwrite(str(paths[-1]), image.astype(np.uint8))
             labels.append(label)
             sizes.append(shape)
-    return TrainSet(paths, np.array(sizes), np.array(labels))
+    return TrainSet.of(paths, sizes, labels)
 
 
 def fit(data, run, settings=SETTINGS, **options):

@@ -93,7 +93,7 @@ class TrainImages(Dataset):
         epoch, group, row = key
         width, height = self.sizes[group]
         shrink = largest_shrink(*self.data.sizes[row], height, width)
-        image = resize(read_image(self.data.paths[row], shrink), width, height)
+        image = resize(read_image(self.data.path(row), shrink), width, height)
         transform = self.transforms[self.levels[epoch]]
         transform.set_random_seed(int(np.random.SeedSequence([self.seed, epoch, row]).generate_state(1)[0]))
         image = transform(image=image)["image"]

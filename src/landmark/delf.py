@@ -29,6 +29,7 @@ from landmark.ranks import ALONE, Ranks
 from landmark.recipe import Recipe
 from landmark.settings import LocalFeatureSettings
 from landmark.store import atomic_path
+from landmark.trainset import TrainSet
 
 STRIDE = 16
 # Seven scales, a factor sqrt 2 apart (section 3.3).
@@ -214,18 +215,18 @@ def delf(net: DelfNet, image: np.ndarray, settings: LocalFeatureSettings, device
 
 
 def fit_pca(
-    net: DelfNet, paths: list[Path], *, longest_side: int, seed: int, device: torch.device, workers: int
+    net: DelfNet, data: TrainSet, *, longest_side: int, seed: int, device: torch.device, workers: int
 ) -> None:
     """Learn the net's PCA, without whitening, on the strongest features of a random sample of images.
 
     Deterministic: scikit-learn fixes the components' signs. Raises UserError when there are too few features.
     """
     most = PCA_FEATURES // PCA_FEATURES_PER_IMAGE
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(paths))[:most])
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(data.labels))[:most])
 
     def strongest(row: int) -> np.ndarray:
         try:
-            image = fit(read_image(paths[row]), longest_side)
+            image = fit(read_image(data.path(row)), longest_side)
         except BadImage:
             # It could be read when training began.
             return np.zeros((0, len(net.mean)), np.float32)

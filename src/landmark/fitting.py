@@ -121,7 +121,7 @@ def fit_delf(recipe: Recipe, competition: Competition, ranks: Ranks) -> None:
             return
         fit_pca(
             net,
-            found.images.paths,
+            found.images,
             longest_side=max(map(max, GROUP_SIZES[settings.sizes])),
             seed=recipe.seed,
             device=device,

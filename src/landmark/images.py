@@ -73,9 +73,9 @@ def fit(image: np.ndarray, longest_side: int) -> np.ndarray:
     return resize(image, max(1, round(width * scale)), max(1, round(height * scale)))
 
 
-def aspect_group(height: int, width: int) -> int:
-    """Index 0..4 of the aspect group, 0 the widest."""
-    return int(np.searchsorted(ASPECT_EDGES, height / width, side="right"))
+def aspect_group(height: int | np.ndarray, width: int | np.ndarray) -> np.ndarray:
+    """Index 0..4 of the aspect group, 0 the widest; of many images at once, int64 of the same shape."""
+    return np.searchsorted(ASPECT_EDGES, height / width, side="right")
 
 
 def inference_size(height: int, width: int, longest_side: float) -> tuple[int, int]:

@@ -1,6 +1,8 @@
 """What training learns from: the images of train_clean.csv that can be read, less those held out."""
 
 import fcntl
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,20 +27,31 @@ _GALLERY = 5
 
 @dataclass(frozen=True)
 class TrainSet:
-    """paths of N images, their sizes (N, 2) int64 as height and width, labels (N,) int64 in 0..C-1."""
+    """files (N,) bytes, their sizes (N, 2) int64 as height and width, labels (N,) int64 in 0..C-1.
 
-    paths: list[Path]
+    Arrays and no lists of objects, since each loader process would come to have a copy of these.
+    """
+
+    files: np.ndarray
     sizes: np.ndarray
     labels: np.ndarray
 
+    @classmethod
+    def of(cls, paths: Sequence[Path], sizes: np.ndarray, labels: np.ndarray) -> "TrainSet":
+        """The set of images at these paths."""
+        return cls(np.array([os.fsencode(path) for path in paths]), np.asarray(sizes), np.asarray(labels))
+
+    def path(self, row: int) -> Path:
+        return Path(os.fsdecode(self.files[row]))
+
     def subset(self, rows: np.ndarray) -> "TrainSet":
         """The images of these rows; labels stay what they are."""
-        return TrainSet([self.paths[row] for row in rows], self.sizes[rows], self.labels[rows])
+        return TrainSet(self.files[rows], self.sizes[rows], self.labels[rows])
 
     @property
     def groups(self) -> np.ndarray:
         """The aspect group of each image, (N,) int64."""
-        return np.array([aspect_group(*size) for size in self.sizes], np.int64)
+        return aspect_group(self.sizes[:, 0], self.sizes[:, 1])
 
 
 @dataclass(frozen=True)
@@ -118,7 +131,7 @@ def load_train_set(recipe: Recipe, competition: Competition) -> Found:
             f"{path}: {len(landmark_ids)} landmark(s) have images that can be read; training needs two or more"
             " (--set cleaning.more_than=-1 keeps every image)"
         )
-    images = TrainSet(
+    images = TrainSet.of(
         [competition.path("train", i) for i in good["id"]],
         good[["height", "width"]].to_numpy(np.int64),
         labels.astype(np.int64),

@@ -131,7 +131,7 @@ def of_one_aspect(paths: list[Path], size: int) -> TrainSet:
     """The readable photographs of the aspect that most have, a multiple of `size` of them, with drawn labels."""
     sizes = np.array([read_image(path).shape[:2] for path in paths], np.int64)
     rng = np.random.default_rng(SEED)
-    data = TrainSet(paths, sizes, rng.integers(CLASSES, size=len(paths)))
+    data = TrainSet.of(paths, sizes, rng.integers(CLASSES, size=len(paths)))
     rows = np.flatnonzero(data.groups == np.bincount(data.groups).argmax())
     # Few photographs come several times.
     return data.subset(np.resize(rows, max(1, len(rows) // size) * size))
