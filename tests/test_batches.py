@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from landmark.batches import AspectBatches, Batch, Loader, TrainImages, merge_small_groups
+from landmark.batches import AspectBatches, Batch, Loader, TrainImages, check_batch, merge_small_groups
 from landmark.errors import UserError
 from landmark.images import GROUP_SIZES
+from landmark.ranks import ALONE
 from landmark.settings import Training, Validation
 from landmark.trainset import TrainSet, hold_out, place_in_label
 
@@ -66,11 +67,10 @@ def test_processes_share_a_batch_without_loss_or_repetition_and_evenly(accumulat
     assert max(lengths) - min(lengths) <= 2 and all(max(map(len, p)) - min(map(len, p)) <= 1 for p in parts)
 
 
-def test_a_batch_that_leaves_a_process_nothing_is_refused():
-    with pytest.raises(UserError, match="a batch of 5 images is too small for 3 processes and accumulate 2"):
-        Batch(0, np.arange(5)).parts(2, 3)
-    with pytest.raises(UserError, match="a batch of 3 images is too small for 1 processes and accumulate 2"):
-        Batch(0, np.arange(3)).parts(2, 1)
+def test_a_batch_that_leaves_a_part_one_image_is_refused():
+    check_batch(4, 2, ALONE)
+    with pytest.raises(UserError, match=r"batch has 3 images, too few for 1 process\(es\) and accumulate 2"):
+        check_batch(3, 2, ALONE)
 
 
 def test_a_label_with_many_images_takes_part_with_some_that_change():

@@ -6,7 +6,7 @@ import pytest
 
 from landmark import augment
 from landmark.augment import crop_scale
-from landmark.images import GROUP_SIZES, BadImage, aspect_group, fit, inference_size, read_image
+from landmark.images import GROUP_SIZES, BadImage, aspect_group, fit, inference_size, largest_shrink, read_image
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,22 @@ def test_images_are_rgb_and_broken_ones_say_why(tmp_path):
         read_image(tmp_path / "broken.jpg")
     with pytest.raises(BadImage, match="is missing"):
         read_image(tmp_path / "absent.jpg")
+
+
+def test_only_jpegs_are_decoded_smaller_and_no_pixel_is_left_out(tmp_path):
+    lines = np.zeros((64, 96, 3), np.uint8)
+    lines[:, 3::8] = 255
+    for name, shape in (("lines.png", (64, 96, 3)), ("lines.jpg", (16, 24, 3))):
+        cv2.imwrite(str(tmp_path / name), lines)
+        small = read_image(tmp_path / name, shrink=4)
+        assert small.shape == shape and abs(small.mean() - lines.mean()) < 8
+
+
+@pytest.mark.parametrize(
+    ("size", "shrink"), [((900, 1300), 4), ((450, 700), 2), ((440, 700), 1), ((3000, 3000), 8)]
+)
+def test_an_image_is_shrunk_as_far_as_the_target_allows(size, shrink):
+    assert largest_shrink(*size, 224, 320) == shrink
 
 
 @pytest.mark.parametrize("shape", [(8, 9), (8, 9, 4), (1, 1, 3)])

@@ -223,6 +223,39 @@ def test_broken_photographs_are_left_out_by_name_and_every_test_image_keeps_its_
     assert (lists["images"] != "").sum() == len(lists) - 1
 
 
+def test_two_images_of_each_landmark_leave_none_to_hold_out_and_none_at_all_is_told(at_hand, run_step):
+    train = pd.read_csv(at_hand / "input/tiny_data/train.csv", dtype=str)
+    clean = at_hand / "input/tiny/train_clean.csv"
+    clean.parent.mkdir(parents=True)
+    two = train.groupby("landmark_id").head(2).groupby("landmark_id")["id"].agg(" ".join)
+    two.rename("images").reset_index().to_csv(clean, index=False)
+    assert "arcface on 8 images, 4 labels" in run_step("02_train", "--recipe", "tiny")[0]
+    clean.write_text("landmark_id,images\n")
+    _, error = run_step("02_train", "--recipe", "tiny", fails=True)
+    assert error.count("\n") == 1 and "no image was kept, and training needs two landmarks" in error
+
+
+def test_one_model_alone_learns_without_what_broke_since_cleaning(at_hand, run_step):
+    run_step("01_clean", "--recipe", "tiny", "--set", "cleaning.more_than=-1")
+    options = ["--recipe", "tiny", "--set", "cleaning.more_than=-1"]
+    assert "did you mean arcface?" in run_step("02_train", *options, "--model", "arcfac", fails=True)[1]
+    broken = pd.read_csv(at_hand / "input/tiny/train_clean.csv")["images"][0].split()[0]
+    path = at_hand / f"input/tiny_data/train/{broken[0]}/{broken[1]}/{broken[2]}/{broken}.jpg"
+    path.write_bytes(path.read_bytes()[:50])
+    shown = run_step("02_train", *options, "--model", "arcface")[0]
+    assert "imagenet" not in shown and "arcface on 29 images, 4 labels, 1 left out" in shown
+    scanned = pd.read_csv(at_hand / "input/tiny/train_images.csv", dtype={"id": str}, index_col="id")
+    assert len(scanned) == 32 and scanned["reason"].dropna().to_dict() == {broken: f"{path} does not decode"}
+    assert (scanned.drop(broken)["width"] > 0).all()
+    rows = pd.read_csv(at_hand / "input/tiny/models/arcface.history.csv")
+    assert rows["top1"].between(0, 1).all() and rows["map"].between(0, 1).all()
+    # The same again for step 03, and as a file for use outside.
+    pytest.importorskip("onnxruntime")
+    assert "03 onnx: arcface differs by at most" in run_step("03_finetune", *options, "--onnx")[0]
+    assert (at_hand / "input/tiny/models/arcface-finetuned.onnx").exists()
+    assert "03 onnx: arcface is up to date" in run_step("03_finetune", *options, "--onnx")[0]
+
+
 def test_class_folders_of_ones_own_run_to_the_end(project, run_step, tiny_data, tmp_path):
     """The tiny competition's landmarks as plain class folders, with the photos recipe made small."""
     train = pd.read_csv(tiny_data / "train.csv", dtype=str)

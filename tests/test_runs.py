@@ -1,8 +1,11 @@
 """A run's folder: held by one process, of one data set."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -37,6 +40,36 @@ def test_a_run_is_held_by_one_process_and_free_again_when_that_is_killed(recipe_
     held.kill()
     held.wait()
     with hold_run(recipe):
+        pass
+
+
+def test_a_forked_process_does_not_hold_the_run_on(recipe_for):
+    """As a loader's process, which outlives for seconds the one that was killed."""
+    recipe = recipe_for("a/paris")
+    with hold_run(recipe):
+        child = os.fork()
+        if child == 0:
+            time.sleep(30)
+            os._exit(0)
+    try:
+        with hold_run(recipe):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_steps_for_different_models_work_at_the_same_time_and_nothing_beside_them(recipe_for):
+    recipe = recipe_for("a/paris")
+    with hold_run(recipe, ["first"]):
+        with hold_run(recipe, ["second", "third"]):
+            pass
+        for models in (["second", "first"], []):
+            with pytest.raises(UserError, match="another step is at work"), hold_run(recipe, models):
+                pass
+        with hold_run(recipe, ["second"]):  # let go when it was refused
+            pass
+    with hold_run(recipe), pytest.raises(UserError, match="at work"), hold_run(recipe, ["first"]):
         pass
 
 

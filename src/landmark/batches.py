@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from landmark import augment
 from landmark.errors import UserError
 from landmark.images import GROUP_SIZES, BadImage, largest_shrink, read_image, resize
+from landmark.ranks import Ranks
 from landmark.settings import Optimisation
 from landmark.trainset import TrainSet, place_in_label
 
@@ -38,18 +39,26 @@ class Batch:
     rows: np.ndarray
 
     def parts(self, accumulate: int, processes: int) -> list[list[np.ndarray]]:
-        """The rows of each process, for each part that the batch is passed in.
-
-        Raises UserError when a process would have none, or batch norm one image to learn from.
-        """
-        if len(self.rows) < accumulate * max(2, processes):
-            raise UserError(
-                f"a batch of {len(self.rows)} images is too small for {processes} processes and accumulate"
-                f" {accumulate}; raise batch_size, or start fewer processes"
-            )
+        """The rows of each process, for each part that the batch is passed in."""
         return [
             [part[rank::processes] for rank in range(processes)] for part in np.array_split(self.rows, accumulate)
         ]
+
+
+def check_batch(smallest: int, accumulate: int, ranks: Ranks) -> None:
+    """Raise UserError when a process would have no image, or batch norm one to learn from.
+
+    smallest: images of the smallest batch; an aspect group that does not divide well leaves some of half the size.
+    """
+
+    def check() -> None:
+        if smallest < accumulate * max(2, ranks.size):
+            raise UserError(
+                f"batch_size: the smallest batch has {smallest} images, too few for {ranks.size} process(es) and"
+                f" accumulate {accumulate}; raise batch_size, or lower accumulate or the number of processes"
+            )
+
+    ranks.agree(check)
 
 
 class AspectBatches:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from landmark.losses import CosineHead
 from landmark.network import DescriptorNet, load_torch
 from landmark.ranks import Ranks
 from landmark.recipe import Recipe
+from landmark.settings import Model
 from landmark.store import atomic_path, keyed_folder
 
 _KEPT = 2
@@ -50,11 +52,8 @@ class Checkpoints:
         parts: net, head, optimizer and others that have a state_dict.
         """
         states = {name: part.state_dict() for name, part in parts.items()}
-        head = parts["head"]
-        if isinstance(head, CosineHead):
-            states["head"] = head.joined(states["head"])
-            for number, state in states["optimizer"]["state"].items():
-                states["optimizer"]["state"][number] = head.joined(state)
+        if isinstance(parts["head"], CosineHead):
+            _of_the_head(states, parts, parts["head"].joined)
         if self.ranks.first:
             folder = keyed_folder(_folder(self.target), self.key)
             words = {"recipe": self._recipe, "position": json.dumps(asdict(position))}
@@ -64,19 +63,18 @@ class Checkpoints:
                 old.unlink()
         self.ranks.wait()
 
-    def resume(self, parts: dict, device: torch.device) -> Position:
+    def resume(self, parts: dict) -> Position:
         """Bring the parts to the newest state there is, and say how far that is; every process calls it."""
         path = self.ranks.agree(self._newest)
         if path is None:
             return Position()
-        saved = load_torch(path, device)
-        head = parts["head"]
-        if isinstance(head, CosineHead):
-            saved["head"] = head.parted(saved["head"])
-            for number, state in saved["optimizer"]["state"].items():
-                saved["optimizer"]["state"][number] = head.parted(state)
+        saved = load_torch(path)
+        if isinstance(parts["head"], CosineHead):
+            _of_the_head(saved, parts, parts["head"].parted)
         for name, part in parts.items():
-            part.load_state_dict(saved[name])
+            # A scaler that is not needed has no state; on the next device it may be needed.
+            if saved[name]:
+                part.load_state_dict(saved[name])
         return Position(**json.loads(saved["position"]))
 
     def keep_last_good(self) -> Path | None:
@@ -103,6 +101,15 @@ class Checkpoints:
         return None
 
 
+def _of_the_head(states: dict, parts: dict, change: Callable[[dict], dict]) -> None:
+    """Change, in place, the states with a row for each label: the head's, and what the optimizer has of it."""
+    states["head"] = change(states["head"])
+    learned = [p for group in parts["optimizer"].param_groups for p in group["params"]]
+    for number, parameter in enumerate(learned):
+        if parameter is parts["head"].centres and number in states["optimizer"]["state"]:
+            states["optimizer"]["state"][number] = change(states["optimizer"]["state"][number])
+
+
 def clear_checkpoints(target: Path) -> None:
     """Remove the checkpoints of a training, once its result is recorded as done."""
     shutil.rmtree(_folder(target), ignore_errors=True)
@@ -113,9 +120,15 @@ def _folder(target: Path) -> Path:
 
 
 def save_model(
-    path: Path, net: DescriptorNet, head: CosineHead, landmark_ids: list[int], recipe: Recipe, ranks: Ranks
+    path: Path,
+    net: DescriptorNet,
+    head: CosineHead,
+    landmark_ids: list[int],
+    model: Model,
+    recipe: Recipe,
+    ranks: Ranks,
 ) -> None:
-    """Write a finished model: weights, class centres, the label of each centre, and the recipe as JSON.
+    """Write a finished model: weights, class centres, their landmark ids, its settings and the recipe as JSON.
 
     Every process calls it; the first writes.
     """
@@ -128,6 +141,7 @@ def save_model(
                 "net": net.state_dict(),
                 "head": {"centres": centres.detach(), "scale": head.scale},
                 "landmark_ids": torch.tensor(landmark_ids),
+                "model": model.model_dump_json(),
                 "recipe": recipe.model_dump_json(),
             },
             part,

@@ -27,6 +27,8 @@ def pick_device(recipe: Recipe) -> torch.device:
             device = torch.device(
                 "cuda", int(os.environ.get("LOCAL_RANK", "0")) % max(1, torch.cuda.device_count())
             )
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device: {recipe.device!r} is not to be had here; use auto or cpu") from error

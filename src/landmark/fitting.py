@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from landmark.competition import Competition
+from landmark.errors import UserError
 from landmark.plan import made_by, open_job
 from landmark.ranks import Ranks
 from landmark.recipe import Recipe
 from landmark.settings import Model, Optimisation, weights_files
 from landmark.training_log import history_files
-from landmark.trainset import hold_out, load_train_set, scan, scanned_images
+from landmark.trainset import Found, hold_out, load_train_set, scan, scanned_images
 
 
 def model_path(recipe: Recipe, model: Model, finetuned: bool) -> Path:
@@ -35,16 +36,18 @@ def fit_model(
     source = model_path(recipe, model, finetuned=False)
     target = model_path(recipe, model, finetune)
 
-    def build(classes: int) -> tuple:
+    def build(found: Found) -> tuple:
         from landmark.checkpoints import load_model
         from landmark.losses import cosine_head
         from landmark.network import descriptor_net, load_backbone
 
         shape = model.training
         net = descriptor_net(model)
+        classes = len(found.landmark_ids)
         head = cosine_head(shape.dim, classes, model.loss, shape.margin, shape.scale, shape.sample_rate, ranks)
         if finetune:
-            load_model(source, net, head)
+            if load_model(source, net, head) != found.landmark_ids:
+                raise UserError(f"{source}: it has other landmarks than {scanned_images(recipe)}; run step 02")
         else:
             load_backbone(net, model.backbone, model.weights)
         return net, head
@@ -52,7 +55,7 @@ def fit_model(
     def save(net, head, found, device) -> None:
         from landmark.checkpoints import save_model
 
-        save_model(target, net, head, found.landmark_ids, recipe, ranks)
+        save_model(target, net, head, found.landmark_ids, model, recipe, ranks)
 
     _fit(
         recipe,
@@ -100,7 +103,7 @@ def fit_delf(recipe: Recipe, competition: Competition, ranks: Ranks) -> None:
     source = model_path(recipe, model, finetuned=False)
     target = delf_path(recipe)
 
-    def build(classes: int) -> tuple:
+    def build(found: Found) -> tuple:
         from landmark.delf import DelfNet, SoftmaxHead, load_trunk, take_trunk
         from landmark.network import DescriptorNet, load_backbone
 
@@ -111,7 +114,7 @@ def fit_delf(recipe: Recipe, competition: Competition, ranks: Ranks) -> None:
             whole = DescriptorNet(model.backbone, 0)
             load_backbone(whole, model.backbone, model.weights)
             take_trunk(net, whole.state_dict(), f"weights {model.weights}")
-        return net, SoftmaxHead(len(net.mean), classes, ranks)
+        return net, SoftmaxHead(len(net.mean), len(found.landmark_ids), ranks)
 
     def save(net, head, found, device) -> None:
         from landmark.delf import fit_pca, save_delf
@@ -152,12 +155,12 @@ def _fit(
     reads: dict[Path, str],
     target: Path,
     settings: Optimisation,
-    build: Callable[[int], tuple],
+    build: Callable[[Found], tuple],
     save: Callable,
     ranks: Ranks,
     finetune: bool = False,
 ) -> None:
-    """Do the job, unless it is done: build(classes) -> net and head; train them; save(net, head, found, device).
+    """Do the job, unless it is done: build(found) -> net and head; train them; save(net, head, found, device).
 
     Beside the target the rows of its epochs and steps are written (see training_log.py). A descriptor is judged
     after each epoch by images that are held out; DELF is no descriptor of images and learns from all.
@@ -190,10 +193,12 @@ def _fit(
     images, judge = found.images, None
     if job_name != "02_delf" and recipe.validation.share:
         rows, queries, gallery = hold_out(images.labels, recipe.validation, recipe.seed)
-        judge = judge_by(images.subset(queries), images.subset(gallery), settings, device)
-        images = images.subset(rows)
+        # A few images, or two of each label, leave none to hold out.
+        if len(queries):
+            judge = judge_by(images.subset(queries), images.subset(gallery), settings, device)
+            images = images.subset(rows)
     torch.manual_seed(recipe.seed)
-    net, head = build(len(found.landmark_ids))
+    net, head = build(found)
     # Fine-tuning does not repeat the order of images that training began with.
     run = Run(recipe, title, target, job.key(), recipe.seed + finetune, device, ranks)
     net = train(net, head, images, settings, run, frozen_batch_norm=finetune, judge=judge)

@@ -35,8 +35,11 @@ class BadImage(Exception):
 def read_image(path, shrink: int = 1) -> np.ndarray:
     """Decode an image to RGB (H, W, 3) uint8, turned as its EXIF orientation says. Raises BadImage.
 
-    shrink: 1, 2, 4 or 8; each side comes out by that much smaller, of a JPEG in half the time or less.
+    shrink: 1, 2, 4 or 8; each side of a JPEG comes out by that much smaller, in half the time or less. Other
+    formats come out whole: OpenCV would leave out pixels of theirs.
     """
+    if path.suffix.lower() not in (".jpg", ".jpeg"):
+        shrink = 1
     if not path.exists():
         # Asked first, since OpenCV warns on the terminal, once per image.
         raise BadImage(f"{path} is missing")

@@ -83,7 +83,9 @@ def open_job(
     # Steps 05 and 06 both build on 04 and not on each other.
     before = "05" if name[:2] == "06" else name[:2]
     for earlier, settings in plan.items():
-        if earlier[:2] < before:
+        # What works on one model does not build on the others.
+        of_other_model = "-" in name and "-" in earlier and name.split("-", 1)[1] != earlier.split("-", 1)[1]
+        if earlier[:2] < before and not of_other_model:
             _refuse_other_settings(done, earlier, settings)
     if recipe.uses_bootstrap:
         for earlier, settings in job_settings(recipe.bootstrap).items():

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -45,6 +46,8 @@ def hold_run(recipe: Recipe, models: Sequence[str] = ()) -> Iterator[None]:
 def _lock(path: Path, kind: int) -> Iterator[None]:
     with path.open("a") as file:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
+        # A loader process would hold it on for some seconds after this one was killed.
+        os.register_at_fork(after_in_child=file.close)
         yield
 
 

@@ -133,7 +133,7 @@ class Optimisation(Settings):
     batch_size: images of one step, of all processes together. accumulate: parts that a step's batch is passed
     in, for less memory. precision: fp32, or autocast to bf16 or fp16; `auto` is what the device computes fast.
     compile: by torch.compile, which on a CPU wants a C++ compiler. ema: decay per step of the running average of
-    the weights that is the result instead of the last weights, such as 0.999 over thousands of steps.
+    the net's weights that is the result instead of its last weights, such as 0.999 over thousands of steps.
     images_per_class: a label with more takes part with this many an epoch, drawn anew each time. class_weight: an
     image counts as its label's number of images to the power of minus this; 0 for all alike.
     """

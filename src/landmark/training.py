@@ -1,9 +1,11 @@
 """Training a descriptor: stages of augmentation, cosine annealing, and exact continuation after a kill."""
 
 import math
+import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +16,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from landmark.batch_norm import freeze_batch_norm, synchronise_batch_norm
-from landmark.batches import AspectBatches, Batch, Loader, TrainImages
-from landmark.checkpoints import Checkpoints
+from landmark.batches import AspectBatches, Batch, Loader, TrainImages, check_batch
+from landmark.checkpoints import Checkpoints, Position
+from landmark.collectives import add_up
 from landmark.devices import pick_precision
 from landmark.errors import UserError
 from landmark.network import to_input
@@ -89,20 +92,28 @@ def train(
     """
     stages = [stage for stage in settings.stages for _ in range(stage.epochs)]
     batches = AspectBatches(data, settings, run.seed)
-    steps = [len(batches.of_epoch(epoch)) for epoch in range(len(stages))]
+    sizes = [[len(batch.rows) for batch in batches.of_epoch(epoch)] for epoch in range(len(stages))]
+    check_batch(min(map(min, sizes)), settings.accumulate, run.ranks)
+    steps = list(map(len, sizes))
     stepper = Stepper(net, head, data, settings, run, sum(steps), frozen_batch_norm)
     images = TrainImages(data, settings.sizes, [stage.augmentation for stage in stages], run.seed)
     # On a CPU the network itself needs every core; a GPU is fed by loader processes.
     loader = Loader(images, run.recipe.threads if run.device.type == "cuda" else 0, run.device)
 
     checkpoints = Checkpoints(run.target, run.key, run.recipe, run.ranks)
-    position = checkpoints.resume(stepper.parts, run.device)
+    position = checkpoints.resume(stepper.parts)
     first = run.ranks.first
     if position.step and first:
         print(f"{run.title}: going on after step {position.step} of {sum(steps)}", flush=True)
     log = TrainingLog(run.target, run.tensorboard, position.step) if first else None
 
+    def stop() -> None:
+        raise UserError(_diverged(run, checkpoints, position))
+
     def save() -> None:
+        # The loss is that of the weights before the step: only here it is seen what the last step made of them.
+        if not stepper.is_finite():
+            run.ranks.agree(stop)
         if first:
             log.flush()
         checkpoints.save(stepper.parts, position)
@@ -112,9 +123,9 @@ def train(
         ahead = batches.of_epoch(epoch)[position.step_of_epoch :]
         title = f"{run.title} epoch {epoch + 1}/{len(stages)} {stages[epoch].augmentation}"
         for batch, loss, rate, seconds in stepper.epoch(loader, epoch, ahead, position.step, title):
-            if not np.isfinite(loss):
-                raise UserError(_diverged(run, checkpoints, epoch, position.step + 1))
             position.step += 1
+            if not np.isfinite(loss):
+                run.ranks.agree(stop)
             position.step_of_epoch += 1
             position.loss_sum += loss * len(batch.rows)
             position.images += len(batch.rows)
@@ -192,11 +203,16 @@ class Stepper:
         if frozen_batch_norm:
             freeze_batch_norm(net)
         if settings.compile:
+            compiler = os.environ.get("CXX", "g++")
+            if device.type == "cpu" and not shutil.which(compiler):
+                raise UserError(
+                    f"compile: on a CPU it needs {compiler}, which is not there; install it, or set false"
+                )
             net.compile()
         self.forward = net
         if ranks.size > 1:
-            # Only now: parameters that do not learn must be known.
-            self.forward = DistributedDataParallel(net)
+            # Only now: parameters that do not learn must be known. Some backbones have a head that is not used.
+            self.forward = DistributedDataParallel(net, find_unused_parameters=True)
 
     @property
     def result(self) -> nn.Module:
@@ -206,6 +222,12 @@ class Stepper:
     def learning_rate(self) -> float:
         """The backbone's, of the next step."""
         return self.annealing.get_last_lr()[0]
+
+    def is_finite(self) -> bool:
+        """Whether every weight is, in every process."""
+        values = [*self.net.parameters(), *self.head.state_dict().values()]
+        wrong = torch.tensor(float(not all(torch.isfinite(value).all() for value in values)))
+        return not add_up(wrong, self.run.ranks)
 
     def epoch(
         self, loader: Loader, epoch: int, batches: list[Batch], done: int, title: str
@@ -226,8 +248,9 @@ class Stepper:
         sizes = [len(batch.rows) for batch in batches]
         loss = math.nan
         began = time.perf_counter()
-        shown = track(batches, sum(sizes), title, "images", sizes, lambda: f"loss {loss:.3f}")
-        for number, batch in enumerate(shown, done):
+        if ranks.first:
+            batches = track(batches, sum(sizes), title, "images", sizes, lambda: f"loss {loss:.3f}")
+        for number, batch in enumerate(batches, done):
             rate = self.learning_rate
             loss = self.step(number, batch, images)
             now = time.perf_counter()
@@ -251,7 +274,7 @@ class Stepper:
                 weights = None if self.weights is None else self.weights[labels]
                 last = number_of_part == len(parts)
                 waits = ranks.size > 1 and not last
-                with self.forward.no_sync() if waits else nullcontext():
+                with self.forward.no_sync() if waits else nullcontext(), _memory_told(batch):
                     loss = self._loss(next(images), labels, weights, [len(rows) for rows in part])
                     loss = loss * (len(rows) / len(batch.rows))
                     self.scaler.scale(loss).backward()
@@ -271,10 +294,22 @@ class Stepper:
         return self.head(features, labels, weights, counts)
 
 
-def _diverged(run: Run, checkpoints: Checkpoints, epoch: int, step: int) -> str:
-    """What to tell when the loss is not finite."""
-    kept = checkpoints.keep_last_good() if run.ranks.first else None
+@contextmanager
+def _memory_told(batch: Batch) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"training: a batch of {len(batch.rows)} images does not fit the GPU's memory; set accumulate to 2 or"
+            " more, so that it is passed in that many parts, or lower batch_size"
+        ) from error
+
+
+def _diverged(run: Run, checkpoints: Checkpoints, position: Position) -> str:
+    """What to tell when the loss or the weights are not finite after the position's last step."""
+    kept = checkpoints.keep_last_good()
     way_out = "lower learning_rate or head_learning_rate"
     if kept:
         way_out += f"; {kept} is the last good checkpoint, from which a model may start with weights={kept}"
-    return f"{run.title}: the loss is no longer finite in epoch {epoch + 1}, step {step}; {way_out}"
+    where = f"epoch {position.epoch + 1}, step {position.step}"
+    return f"{run.title}: the loss is no longer finite in {where}; {way_out}"

@@ -95,6 +95,12 @@ def scan(recipe: Recipe, competition: Competition, state: str, ranks: Ranks) -> 
         table = read_table(clean, ["landmark_id", "images"])
         entries = [(int(label), i) for label, images in table.itertuples(index=False) for i in images.split()]
 
+        if not entries:
+            raise UserError(
+                f"{clean}: no image was kept, and training needs two landmarks; --set cleaning.more_than=-1 keeps"
+                " every image"
+            )
+
         def size_of(row: int) -> tuple[int, int] | str:
             try:
                 return read_image(competition.path("train", entries[row][1])).shape[:2]

@@ -5,7 +5,7 @@ from pathlib import Path
 from landmark.fitting import delf_path, model_path
 from landmark.plan import made_by
 from landmark.recipe import Recipe
-from landmark.settings import weights_files
+from landmark.settings import Model, weights_files
 
 _MAKER = made_by("02_train") + " --round bootstrap"
 
@@ -34,10 +34,9 @@ def open_representation(recipe: Recipe):
         load_model(Path(weights), net)
         return net
     saved = {} if weights in ("imagenet", "none") else load_torch(Path(weights))
-    if "net" in saved:
-        # A model that step 02 saved, with its neck.
-        dim, learned = len(saved["net"].get("neck.0.weight", ())), "pool.p" in saved["net"]
-        net = DescriptorNet(source.backbone, dim, source.gem_p, learned)
+    if "model" in saved:
+        # That step 02 saved: it tells its backbone, its pooling and its neck.
+        net = descriptor_net(Model.model_validate_json(saved["model"]))
         load_model(Path(weights), net)
     else:
         net = DescriptorNet(source.backbone, 0, source.gem_p)
