@@ -311,5 +311,4 @@ def _diverged(run: Run, checkpoints: Checkpoints, position: Position) -> str:
     way_out = "lower learning_rate or head_learning_rate"
     if kept:
         way_out += f"; {kept} is the last good checkpoint, from which a model may start with weights={kept}"
-    where = f"epoch {position.epoch + 1}, step {position.step}"
-    return f"{run.title}: the loss is no longer finite in {where}; {way_out}"
+    return f"{run.title}: the loss or the weights are no longer finite in step {position.step}; {way_out}"
