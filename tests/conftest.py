@@ -14,7 +14,7 @@ from landmark.ranks import ALONE
 from landmark.recipe import load_recipe
 from landmark.sample import render_competition
 from landmark.settings import Sample
-from landmark.training import Run
+from landmark.stepper import Run
 
 SOURCE = Path(__file__).resolve().parents[1]
 SHARED = SOURCE.parent / "shared"

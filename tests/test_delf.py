@@ -19,6 +19,7 @@ from landmark.errors import UserError
 from landmark.network import DescriptorNet, to_input
 from landmark.recipe import load_recipe
 from landmark.settings import LocalFeatureSettings, Optimisation
+from landmark.stepper import Stepper
 from landmark.trainset import TrainSet
 from landmark.verification import verify
 
@@ -129,17 +130,17 @@ def test_training_moves_the_attention_and_leaves_the_trunk_and_its_statistics(da
 
 def test_killed_in_the_second_epoch_training_ends_with_the_same_attention(data, tmp_path, monkeypatch):
     weights = fit_attention(data, tmp_path / "a")
-    real = training.Stepper.step
+    real = Stepper.step
 
     def dying(self, number, *arguments):
         if number == 3:
             raise KeyboardInterrupt
         return real(self, number, *arguments)
 
-    monkeypatch.setattr(training.Stepper, "step", dying)
+    monkeypatch.setattr(Stepper, "step", dying)
     with pytest.raises(KeyboardInterrupt):
         fit_attention(data, tmp_path / "b")
-    monkeypatch.setattr(training.Stepper, "step", real)
+    monkeypatch.setattr(Stepper, "step", real)
     continued = fit_attention(data, tmp_path / "b")
     assert all(torch.equal(continued[k], weights[k]) for k in weights)
 

@@ -25,7 +25,7 @@ from landmark.network import DescriptorNet, load_backbone, load_torch
 from landmark.ranks import ALONE
 from landmark.recipe import load_recipe
 from landmark.settings import Finetune, Model, Training
-from landmark.training import Stepper, class_weights
+from landmark.stepper import Stepper, class_weights, make_optimizer
 from landmark.training_log import history_files
 from landmark.trainset import TrainSet
 
@@ -46,7 +46,7 @@ def changed(**settings) -> Training:
 def test_the_schedule_is_a_cosine_per_step_and_ends_where_it_should(optimizer):
     net, head = DescriptorNet("test_resnet", 8), CosineHead(8, 3, "arcface", 0.3, 30)
     settings = Training(learning_rate=0.1, head_learning_rate=1.0, optimizer=optimizer)
-    optimizer, annealing = training.make_optimizer(net, head, settings, steps=10)
+    optimizer, annealing = make_optimizer(net, head, settings, steps=10)
     rates = [annealing.get_last_lr()]
     for _ in range(10):
         optimizer.step()

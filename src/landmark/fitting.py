@@ -185,7 +185,8 @@ def _fit(
 
     from landmark.checkpoints import clear_checkpoints
     from landmark.devices import pick_device
-    from landmark.training import Run, train
+    from landmark.stepper import Run
+    from landmark.training import train
     from landmark.validation import judge_by
 
     device = pick_device(recipe)

@@ -38,7 +38,7 @@ from landmark.network import DescriptorNet, descriptor_net
 from landmark.ranks import ALONE
 from landmark.recipe import load_recipe
 from landmark.settings import Model, Training
-from landmark.training import Run, Stepper, make_optimizer
+from landmark.stepper import Run, Stepper, make_optimizer
 from landmark.trainset import TrainSet
 
 PARTS = ("loader", "speed", "head", "rate")
