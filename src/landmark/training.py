@@ -28,7 +28,7 @@ def train(
 
     net: a DescriptorNet or a DelfNet; head: see Stepper. judge: figures of a net, for each epoch's row of the log.
     If checkpoints with the run's key are there, training goes on from the newest, to the same weights as without
-    the break. Raises UserError when the loss is no longer finite.
+    the break. Raises UserError when the loss or a weight is no longer finite, or a batch is too small to share.
     """
     stages = [stage for stage in settings.stages for _ in range(stage.epochs)]
     batches = AspectBatches(data, settings, run.seed)

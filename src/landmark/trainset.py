@@ -94,7 +94,6 @@ def scan(recipe: Recipe, competition: Competition, state: str, ranks: Ranks) -> 
             job.start()
         table = read_table(clean, ["landmark_id", "images"])
         entries = [(int(label), i) for label, images in table.itertuples(index=False) for i in images.split()]
-
         if not entries:
             raise UserError(
                 f"{clean}: no image was kept, and training needs two landmarks; --set cleaning.more_than=-1 keeps"
