@@ -8,6 +8,7 @@ Run     python src/07_submit.py --recipe sample
 
 from pathlib import Path
 
+from landmark.bootstrap import interval, recognition_samples, retrieval_samples
 from landmark.cli import run_step
 from landmark.competition import Competition, open_competition
 from landmark.plan import made_by, open_job
@@ -17,13 +18,20 @@ from landmark.submission import (
     read_recognition,
     read_retrieval,
     read_solution,
-    score_recognition,
-    score_retrieval,
+    recognition_figures,
+    retrieval_figures,
     validate_recognition,
     validate_retrieval,
     write_recognition,
     write_retrieval,
 )
+
+# By task: the challenge's metric, and how submissions are read, judged and judged anew on drawn test sets.
+JUDGED = {
+    "retrieval": ("map100", read_retrieval, retrieval_figures, retrieval_samples),
+    "recognition": ("gap", read_recognition, recognition_figures, recognition_samples),
+}
+SUBSETS = ("all", "Public", "Private")
 
 
 def main(recipe: Recipe) -> None:
@@ -71,24 +79,27 @@ def submit(recipe: Recipe, competition: Competition, retrieval: Path, recognitio
 
 
 def score(recipe: Recipe, solutions: dict[str, Path | None]) -> dict:
-    """mAP@100 and GAP for all, Public and Private rows, as far as the solutions are there.
+    """What scores.json holds, as far as the solutions are there; empty without any.
 
-    "plain" is before re-ranking, and before the inlier term and the ban.
+    "plain" is before re-ranking, and before the inlier term and the ban. "intervals" are those of 95 % on all
+    rows, "gain" the final submission's lead over the plain one on the same drawn images; "figures" are the
+    final submission's.
     """
-    scores = {}
-    if solutions["retrieval"]:
-        truth = read_solution(solutions["retrieval"], "retrieval")
-        scores["retrieval"] = {
-            name: score_retrieval(truth, read_retrieval(recipe.work / file))
-            for name, file in (("map100_plain", "retrieval_plain.csv"), ("map100", "retrieval.csv"))
-        }
-    if solutions["recognition"]:
-        truth = read_solution(solutions["recognition"], "recognition")
-        scores["recognition"] = {
-            name: score_recognition(truth, read_recognition(recipe.work / file))
-            for name, file in (("gap_plain", "recognition_plain.csv"), ("gap", "recognition.csv"))
-        }
-    return scores
+    scores, intervals, figures = {}, {}, {}
+    for task, (metric, read, judge, resample) in JUDGED.items():
+        if not solutions[task]:
+            continue
+        solution = read_solution(solutions[task], task)
+        scores[task], samples = {}, {}
+        for kind in ("_plain", ""):
+            predictions = read(recipe.work / f"{task}{kind}.csv")
+            # The final submission comes last, so that its figures stay.
+            figures[task] = judge(solution, predictions)
+            scores[task][metric + kind] = figures[task].pop(metric)
+            samples[metric + kind] = resample(solution, predictions)["all"]
+        samples["gain"] = samples[metric] - samples[f"{metric}_plain"]
+        intervals[task] = {name: interval(values) for name, values in samples.items()}
+    return scores | {"intervals": intervals, "figures": figures} if scores else {}
 
 
 def show(path: Path) -> None:
@@ -99,11 +110,27 @@ def show(path: Path) -> None:
     if not scores:
         print("07 submit: no solutions beside the data, so nothing is scored")
         return
-    print(f"{'':28}{'all':>9}{'Public':>9}{'Private':>9}")
-    for task, figures in scores.items():
-        for name, values in figures.items():
-            cells = (values[subset] for subset in ("all", "Public", "Private"))
-            print(f"{task + ' ' + name:28}" + "".join(f"{'-' if v is None else f'{v:.4f}':>9}" for v in cells))
+    # A scores.json of an earlier version of this step has neither of the two.
+    intervals, figures = scores.pop("intervals", {}), scores.pop("figures", {})
+    print(f"{'':28}{'all':>9}{'all, 95 %':>19}{'Public':>9}{'Private':>9}")
+    for task, figure in scores.items():
+        known = intervals.get(task, {})
+        for name, values in figure.items():
+            print(table_row(f"{task} {name}", values, known.get(name)))
+        metric = JUDGED[task][0]
+        final, plain = figure[metric], figure[f"{metric}_plain"]
+        gain = {s: None if final[s] is None else final[s] - plain[s] for s in SUBSETS}
+        print(table_row(f"{task} gain", gain, known.get("gain"), "+.4f"))
+    for task, others in figures.items():
+        for name, values in others.items():
+            print(table_row(f"{task} {name}", values, None))
+
+
+def table_row(name: str, values: dict, bounds: list[float] | None, digits: str = ".4f") -> str:
+    """A line of the table: figures by subset, and between all and Public the interval, where there is one."""
+    cells = {s: "-" if values[s] is None else format(values[s], digits) for s in SUBSETS}
+    between = " … ".join(format(bound, digits) for bound in bounds) if bounds else ""
+    return f"{name:28}{cells['all']:>9}{between:>19}{cells['Public']:>9}{cells['Private']:>9}"
 
 
 if __name__ == "__main__":

@@ -283,6 +283,23 @@ def test_a_subset_with_nothing_to_score_is_null_in_json(file, rows):
         assert json.dumps(scores, allow_nan=False) == '{"all": 1.0, "Public": 1.0, "Private": null}'
 
 
+def test_retrieval_figures_by_subset(file):
+    answers = solution(file, "retrieval", "t1,a,Public\nt2,b,Private\nt3,c d,Private\nt4,None,Private\n")
+    figures = submission.retrieval_figures(answers, {"t1": ["a"], "t3": ["x", "c"], "t4": ["a"]})
+    assert figures["map100"] == submission.score_retrieval(answers, {"t1": ["a"], "t3": ["x", "c"]})
+    assert figures["mp1"] == pytest.approx({"all": 1 / 3, "Public": 1, "Private": 0})
+    assert figures["mp5"] == pytest.approx({"all": 0.4 / 3, "Public": 0.2, "Private": 0.1})
+    assert figures["first_mean"] == pytest.approx({"all": 104 / 3, "Public": 1, "Private": 103 / 2})
+    assert figures["first_median"] == {"all": 2, "Public": 1, "Private": 51.5}
+
+
+def test_recognition_figures_by_subset(file):
+    answers = solution(file, "recognition", "t1,1,Public\nt2,,Public\nt3,3,Private\nt4,4,Private\n")
+    figures = submission.recognition_figures(answers, {"t1": (1, 0.5), "t2": (1, 0.9), "t3": (3, 0.1)})
+    assert figures["top1"] == pytest.approx({"all": 2 / 3, "Public": 1, "Private": 0.5})
+    assert figures["gap"] == pytest.approx({"all": (1 / 2 + 2 / 3) / 3, "Public": 0.5, "Private": 0.5})
+
+
 def test_scoring_refuses_a_prediction_for_an_unknown_test_id(file):
     answers = solution(file, "recognition", "t1,1,Public\n")
     assert "stranger" in refused(submission.score_recognition, answers, {"stranger": (1, 0.5)})

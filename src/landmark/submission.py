@@ -8,9 +8,11 @@ file, the header being row 1.
 import csv
 import math
 import reprlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from landmark import metrics
 from landmark.errors import UserError
@@ -19,6 +21,7 @@ from landmark.store import atomic_path
 MAX_IMAGES = 100  # index ids that a row of a retrieval submission may name
 COLUMN = {"retrieval": "images", "recognition": "landmarks"}
 SUBSETS = ("Public", "Private")
+DEPTHS = (1, 5, 10, 100)  # list lengths at which the mean precision is told
 
 # A landmark with many index images makes a solution cell longer than the 128 KiB that csv allows by default.
 csv.field_size_limit(2**24)
@@ -158,7 +161,7 @@ def score_retrieval(solution: Solution, predictions: Mapping[str, Sequence[str]]
 
     Predictions for ignored ids are passed over. Raises SubmissionError for a test id that the solution lacks.
     """
-    return _score(solution, predictions, metrics.mean_average_precision)
+    return retrieval_figures(solution, predictions)["map100"]
 
 
 def score_recognition(solution: Solution, predictions: Mapping[str, tuple[int, float]]) -> dict[str, float | None]:
@@ -166,22 +169,54 @@ def score_recognition(solution: Solution, predictions: Mapping[str, tuple[int, f
 
     Predictions for ignored ids are passed over. Raises SubmissionError for a test id that the solution lacks.
     """
-    return _score(solution, predictions, metrics.global_average_precision)
+    return recognition_figures(solution, predictions)["gap"]
 
 
-def _score(solution: Solution, predictions: Mapping, metric: Callable) -> dict[str, float | None]:
+def retrieval_figures(solution: Solution, predictions: Mapping[str, Sequence[str]]) -> dict[str, dict]:
+    """By subset, as `score_retrieval` has it and with its errors: map100, mp1 … mp100, first_mean, first_median.
+
+    mpK is the mean precision at K; first_mean and first_median are of the rank of the first hit, 101 where a
+    list has none.
+    """
+    hits = metrics.find_hits(solution.truth, counted(solution, predictions), MAX_IMAGES)
+    per_query = {"map100": hits.average_precisions()}
+    per_query |= {f"mp{depth}": hits.counts(depth) / depth for depth in DEPTHS}
+    per_query |= {"first_mean": hits.first_ranks(), "first_median": hits.first_ranks()}
+    masks = subset_masks(solution, hits.queries)
+    figures = {}
+    for name, values in per_query.items():
+        middle = np.median if name == "first_median" else np.mean
+        figures[name] = {s: float(middle(values[m])) if m.any() else None for s, m in masks.items()}
+    return figures
+
+
+def recognition_figures(solution: Solution, predictions: Mapping[str, tuple[int, float]]) -> dict[str, dict]:
+    """By subset, as `score_recognition` has it and with its errors: gap, and top1, the top-1 accuracy."""
+    ranked, correct = metrics.rank_predictions(solution.truth, counted(solution, predictions))
+    masks = subset_masks(solution, ranked)
+    figures = {"gap": {}, "top1": {}}
+    for subset, labelled in subset_masks(solution, metrics.labelled_ids(solution.truth)).items():
+        right, images = correct[masks[subset]], int(labelled.sum())
+        figures["gap"][subset] = metrics.average_precision(right, images) if images else None
+        figures["top1"][subset] = int(right.sum()) / images if images else None
+    return figures
+
+
+def counted(solution: Solution, predictions: Mapping) -> dict:
+    """The predictions for test ids that count. Raises SubmissionError for a test id that the solution lacks."""
     unknown = predictions.keys() - solution.ids
     if unknown:
         raise SubmissionError(
             f"a prediction is for test id {min(unknown)}, which the solution does not have; "
             "score against the solution of the same test set"
         )
-    scores = {}
-    for subset in ("all", *SUBSETS):
-        truth = {i: answers for i, answers in solution.truth.items() if subset in ("all", solution.usage[i])}
-        value = metric(truth, {i: predictions[i] for i in truth if i in predictions})
-        scores[subset] = None if math.isnan(value) else value
-    return scores
+    return {test_id: predicted for test_id, predicted in predictions.items() if test_id in solution.truth}
+
+
+def subset_masks(solution: Solution, test_ids: Sequence[str]) -> dict[str, np.ndarray]:
+    """Which of N test ids that count belong to "all", "Public" and "Private": (N,) bool each."""
+    usage = np.array([solution.usage[test_id] for test_id in test_ids], dtype=str)
+    return {"all": np.ones(len(usage), dtype=bool)} | {subset: usage == subset for subset in SUBSETS}
 
 
 def _rows(path: Path | str, header: list[str]) -> Iterator[tuple]:
