@@ -120,18 +120,16 @@ def find_neighbours(recipe: Recipe, competition: Competition, file: DescriptorFi
     if not ranks.agree(job.is_done):
         if ranks.first:
             job.start()
-        from landmark.devices import pick_device
-        from landmark.neighbours import same_label_neighbours
+        from landmark.neighbours import same_label
+        from landmark.search import SearchIndex
 
         vectors, ids = file.read()
         labels = competition.labels_of(ids)
-        device = str(pick_device(recipe))
+        index = SearchIndex(vectors, recipe)
 
         def search(rows: range) -> tuple[np.ndarray, dict]:
-            found = same_label_neighbours(
-                vectors, labels, rows, settings.neighbours, settings.same_label, recipe.process_gib, device
-            )
-            return found, {}
+            _, found = index.top_k(vectors[rows.start : rows.stop], settings.neighbours + 1)
+            return same_label(found, labels, rows, settings.same_label), {}
 
         Parts(target, len(ids), _QUERIES, job.key()).make(ranks, search, "01 neighbours")
         if ranks.first:

@@ -2,8 +2,10 @@
 
 Reads   input/<run>/descriptors/{train,index,test}.npy and the labels of the train set
 Writes  input/<run>/retrieval_plain.csv (by distance) and retrieval.csv (re-ranked), id,images each
-Run     python src/05_retrieve.py --recipe sample
+Run     python src/05_retrieve.py --recipe sample     (or torchrun --nproc_per_node N src/05_retrieve.py …)
 """
+
+import shutil
 
 import numpy as np
 
@@ -11,13 +13,15 @@ from landmark.cli import run_step
 from landmark.competition import open_competition
 from landmark.descriptor_files import DescriptorFile
 from landmark.gallery import gallery_inputs, load_gallery
+from landmark.parts import PartFiles
 from landmark.plan import made_by, open_job
+from landmark.ranks import Ranks
 from landmark.recipe import Recipe
 from landmark.submission import write_retrieval
 
 
-def main(recipe: Recipe) -> None:
-    competition = open_competition(recipe)
+def main(recipe: Recipe, ranks: Ranks) -> None:
+    competition = ranks.first_then_all(lambda: open_competition(recipe))
     index, test = (DescriptorFile(recipe.work / "descriptors", split) for split in ("index", "test"))
     plain, reranked = recipe.work / "retrieval_plain.csv", recipe.work / "retrieval.csv"
     job = open_job(
@@ -27,37 +31,39 @@ def main(recipe: Recipe) -> None:
         | dict.fromkeys([*index.paths, *test.paths], made_by("04_extract")),
         writes=[plain, reranked],
     )
-    if job.is_done():
-        print(f"05 retrieve: up to date ({reranked})")
+    if ranks.agree(job.is_done):
+        if ranks.first:
+            print(f"05 retrieve: up to date ({reranked})")
         return
-    job.start()
+    if ranks.first:
+        job.start()
     # Imported here, so that a step with nothing to do ends before faiss is loaded.
-    from landmark.neighbours import top_k
-    from landmark.reranking import discriminative_rerank
-    from landmark.voting import soft_labels
+    from landmark.retrieval import Retriever
+    from landmark.search import SearchIndex
 
-    settings = recipe.retrieval
     index_vectors, index_ids = index.read()
     test_vectors, test_ids = test.read()
-    _, ranking = top_k(test_vectors, index_vectors, settings.top, recipe.memory_gib)
-    gallery = load_gallery(recipe, competition)
-    votes = [
-        soft_labels(vectors, gallery.vectors, gallery.labels, settings.vote_neighbours, recipe.memory_gib)
-        for vectors in (test_vectors, index_vectors)
-    ]
-    (test_labels, test_scores), (index_labels, index_scores) = votes
-    lists = discriminative_rerank(
-        ranking, test_labels, test_scores, index_labels, index_scores, settings.insert_above
-    )
-    names = np.array(index_ids)
-    write_retrieval(plain, test_ids, [names[rows].tolist() for rows in ranking])
-    write_retrieval(reranked, test_ids, [names[rows].tolist() for rows in lists])
+    files = PartFiles(recipe.work / "retrieval", job.key(), ranks)
+    retriever = Retriever(recipe, files, lambda: load_gallery(recipe, competition))
+    found = retriever.search(test_vectors, SearchIndex(index_vectors, recipe))
+    ranking = retriever.rerank(found).ranking
+    ranks.wait()
+    if not ranks.first:
+        return
+    for path, rows in ((plain, found.ranking), (reranked, ranking)):
+        write_lists(path, test_ids, np.array(index_ids), rows)
     job.finish()
-    changed = sum(not np.array_equal(new, old) for new, old in zip(lists, ranking, strict=True))
+    shutil.rmtree(files.folder)
+    changed = int((ranking != found.ranking).any(axis=1).sum())
     print(
         f"05 retrieve: {len(test_ids)} queries in {len(index_ids)} images, {changed} lists re-ranked -> {reranked}"
     )
 
 
+def write_lists(path, ids: list[str], names: np.ndarray, ranking: np.ndarray) -> None:
+    """Write rows (Q, R) of the index as a submission; -1 is none."""
+    write_retrieval(path, ids, (names[rows[rows >= 0]].tolist() for rows in ranking))
+
+
 if __name__ == "__main__":
-    run_step(main)
+    run_step(main, shared=True)

@@ -11,7 +11,7 @@ from landmark import cleaning
 from landmark.competition import open_competition
 from landmark.descriptor_files import DescriptorFile
 from landmark.local_features import extract_local, open_extractor
-from landmark.neighbours import same_label_neighbours
+from landmark.neighbours import same_label, top_k
 from landmark.recipe import load_recipe
 from landmark.settings import Agreement
 from landmark.verification import count_inliers
@@ -25,17 +25,17 @@ def on_circle(*degrees):
 def test_neighbours_are_the_nearest_of_the_same_label_among_the_k_nearest():
     vectors = on_circle(0, 1, 2, 4, 8, 16)
     labels = np.array([5, 6, 5, 5, 6, 5])
-    near = same_label_neighbours(vectors, labels, range(6), k=3, limit=100, memory_gib=1)
+    near = same_label(top_k(vectors, vectors, 4, 1)[1], labels, range(6), limit=100)
     # Of 0 the three nearest are 1, 2, 3; of 5 they are 4, 3, 2.
     assert [row[row >= 0].tolist() for row in near] == [[2, 3], [], [3, 0], [2, 0], [1], [3, 2]]
-    one = same_label_neighbours(vectors, labels, range(2, 5), k=1000, limit=1, memory_gib=1)
+    one = same_label(top_k(vectors[2:5], vectors, 1001, 1)[1], labels, range(2, 5), limit=1)
     assert one.tolist() == [[3], [2], [1]]
 
 
 def test_a_copy_does_not_make_room_for_one_neighbour_more():
     vectors, labels = on_circle(0, 0, 0, 5, 6), np.zeros(5, int)
     # Image 2 stands behind its copies 0 and 1 and may be missing among its own 3 nearest.
-    near = same_label_neighbours(vectors, labels, range(5), k=2, limit=100, memory_gib=1)
+    near = same_label(top_k(vectors, vectors, 3, 1)[1], labels, range(5), limit=100)
     assert (near >= 0).sum(axis=1).tolist() == [2] * 5 and not (near == np.arange(5)[:, None]).any()
 
 

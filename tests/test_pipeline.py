@@ -143,7 +143,7 @@ def test_a_step_does_not_build_on_results_of_other_settings(at_hand, run_step):
 
 def test_under_torchrun_the_other_processes_leave_the_files_alone(at_hand, run_step, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    assert run_step("05_retrieve", "--recipe", "tiny")[0] == ""
+    assert run_step("07_submit", "--recipe", "tiny")[0] == ""
     assert not (at_hand / "input/tiny").exists()
 
 

@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 
+from landmark.gallery import Gallery
+from landmark.recognition import predict, verified
+from landmark.settings import Recognition
 from landmark.voting import ban_frequent, inlier_term, similarity_term, soft_labels, vote
 
 
@@ -33,11 +36,83 @@ def test_terms():
 
 
 def test_soft_labels_are_the_mean_over_k():
-    gallery = np.eye(3, dtype=np.float32)
-    query = np.array([[0.8, 0.6, 0.0]], np.float32)
-    label, score = soft_labels(query, gallery, np.array([4, 4, 8]), 3, memory_gib=0.1)
+    label, score = soft_labels(np.array([[0.8, 0.6, 0.0]]), np.array([[4, 4, 8]]))
     assert label.tolist() == [4]
-    assert score[0] == pytest.approx(((2 * 0.8 - 1) + (2 * 0.6 - 1)) / 3, abs=1e-6)
+    assert score[0] == pytest.approx(((2 * 0.8 - 1) + (2 * 0.6 - 1)) / 3)
+
+
+def random_recognition(seed, k):
+    """Neighbours found of 200 test images in a gallery of 40, and what verification would count."""
+    rng = np.random.default_rng(seed)
+    gallery = Gallery(np.zeros((40, 0)), rng.integers(0, 6, 40), np.arange(40))
+    found = np.empty((200, k), [("row", np.int64), ("similarity", np.float32)])
+    found["row"] = np.stack([rng.permutation(40)[:k] for _ in range(200)])
+    # Tenths, for ties.
+    found["similarity"] = -np.sort(-rng.integers(0, 11, (200, k)) / 10, axis=1)
+    return found, gallery, rng.choice([0, 3, 20, 70, 90], (200, 40))
+
+
+def obvious(found, gallery, inliers, settings):
+    """Every pair verified, image by image: label, score."""
+    answers = []
+    for q, neighbours in enumerate(found):
+        terms = [
+            (
+                float(np.float32(2) * s - np.float32(1))
+                + min(settings.inlier_cap, inliers[q, row]) / settings.inlier_cap,
+                row,
+            )
+            for row, s in neighbours
+        ]
+        if settings.refine:
+            terms.sort(key=lambda pair: -pair[0])
+        sums = {}
+        for term, row in terms[: settings.vote_neighbours]:
+            label = int(gallery.labels[row])
+            sums[label] = sums.get(label, 0.0) + term
+        answers.append(max(sums.items(), key=lambda item: item[1]))
+    return answers
+
+
+@pytest.mark.parametrize("refine", [None, 20])
+@pytest.mark.parametrize("seed", range(5))
+def test_verifying_what_can_change_the_result_gives_the_result_of_verifying_all(seed, refine):
+    settings = Recognition(refine=refine)
+    found, gallery, inliers = random_recognition(seed, refine or 3)
+    asked = []
+
+    def count(query, rows):
+        asked.extend(zip(query.tolist(), rows.tolist(), strict=True))
+        return inliers[query, rows]
+
+    counted = verified(found, gallery, settings, count)
+    labels, scores, _ = predict(found, counted, gallery, settings)
+    expected_labels, expected_scores = zip(*obvious(found, gallery, inliers, settings), strict=True)
+    assert labels.tolist() == list(expected_labels)
+    np.testing.assert_allclose(scores, expected_scores, rtol=1e-12)
+    assert len(set(asked)) == len(asked) == (counted >= 0).sum() < 0.8 * counted.size
+    everything = verified(found, gallery, settings.model_copy(update={"verify": "all"}), count)
+    np.testing.assert_array_equal(everything, np.take_along_axis(inliers, found["row"], axis=1))
+    np.testing.assert_array_equal(predict(found, everything, gallery, settings)[1], scores)
+
+
+def test_without_verification_the_inlier_term_is_nought():
+    settings = Recognition(verify="none", inlier_floor=7)
+    found, gallery, _ = random_recognition(0, 3)
+    labels, scores, _ = predict(found, verified(found, gallery, settings, None), gallery, settings)
+    expected = vote(gallery.labels[found["row"]], similarity_term(found["similarity"]))
+    np.testing.assert_array_equal(labels, expected[0])
+    np.testing.assert_allclose(scores, expected[1])
+
+
+def test_a_neighbour_that_was_not_found_has_no_say():
+    settings = Recognition()
+    found, gallery, inliers = random_recognition(0, 3)
+    found["row"][0, 2], found["similarity"][0, 2] = -1, -np.inf
+    counted = verified(found, gallery, settings, lambda query, rows: inliers[query, rows])
+    label, score, _ = predict(found[:1], counted[:1], gallery, settings)
+    two = obvious(found[:1, :2], gallery, inliers, settings)[0]
+    assert (label[0], score[0]) == (two[0], pytest.approx(two[1]))
 
 
 def test_the_ban_moves_frequent_labels_behind_all_others():

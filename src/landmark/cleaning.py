@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from landmark.neighbours import top_k
+from landmark.neighbours import top_k, without_itself
 from landmark.settings import Agreement
 from landmark.voting import similarity_term, vote
 
@@ -85,11 +85,7 @@ def agreement(
     if voters < 1:
         return labels.copy(), np.zeros(len(labels))
     cosine, found = top_k(vectors, vectors[gallery], voters + 1, memory_gib)
-    rows = gallery[found]
-    # A stable sort sends the image itself, if it is there, behind the others.
-    itself = rows == np.arange(len(rows))[:, None]
-    order = np.argsort(itself, axis=1, kind="stable")[:, :voters]
-    rows, cosine = np.take_along_axis(rows, order, axis=1), np.take_along_axis(cosine, order, axis=1)
+    cosine, rows = without_itself(cosine, gallery[found], np.arange(len(vectors)), voters)
     winner, total = vote(labels[rows], similarity_term(cosine))
     return winner, total / voters
 

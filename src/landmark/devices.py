@@ -44,3 +44,12 @@ def pick_precision(precision: str, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if has_bf16 else torch.float16
     has = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.9 does not tell
     return torch.bfloat16 if has.get("avx512_bf16") or has.get("amx_bf16") or has.get("bf16") else torch.float32
+
+
+def search_devices(recipe: Recipe) -> list[str]:
+    """The devices that a search is shared among: the recipe's, or all GPUs when one process has them to itself."""
+    device = pick_device(recipe)
+    alone = "LOCAL_WORLD_SIZE" not in os.environ and ":" not in recipe.device
+    if device.type == "cuda" and alone:
+        return [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return [str(device)]

@@ -19,6 +19,10 @@ class Gallery:
     labels: np.ndarray
     ids: np.ndarray
 
+    def labels_of(self, rows: np.ndarray) -> np.ndarray:
+        """Labels of rows of any shape; -1 for a row of -1."""
+        return np.where(rows >= 0, self.labels[rows], -1)
+
 
 def gallery_inputs(recipe: Recipe, competition: Competition) -> dict[Path, str]:
     """The files `load_gallery` reads, and who makes them."""

@@ -77,6 +77,16 @@ class FeatureCache:
             self._held.move_to_end(key)
             return self._held[key]
         features = self._load(key) if key in self._place else self._find(key)
+        self._hold(key, features)
+        return features
+
+    def find_all(self, keys: Iterable[int], workers: int) -> None:
+        """Find what is new among the keys, on several threads."""
+        new = [key for key in keys if key not in self._held and key not in self._place]
+        for key, features in zip(new, ordered_map(self._find, new, workers), strict=True):
+            self._hold(key, features)
+
+    def _hold(self, key: int, features: LocalFeatures) -> None:
         self._held[key] = features
         self._bytes += features.nbytes
         # The one asked for stays, and the one before it, which is its partner in a pair.
@@ -85,7 +95,6 @@ class FeatureCache:
             self._bytes -= gone.nbytes
             if oldest not in self._place:
                 self._save(oldest, gone)
-        return features
 
     def _save(self, key: int, features: LocalFeatures) -> None:
         if self._file is None:

@@ -74,3 +74,16 @@ def clear_parts(target: Path) -> None:
 
 def _folder(target: Path) -> Path:
     return target.parent / f"{target.stem}.parts"
+
+
+class PartFiles:
+    """The arrays that one job makes part by part in a folder of its own, shared by the processes and continued."""
+
+    def __init__(self, folder: Path, key: str, ranks: Ranks):
+        self.folder, self._key, self._ranks = folder, key, ranks
+
+    def array(self, name: str, rows: int, size: int, work: Callable[[range], np.ndarray], what: str) -> np.ndarray:
+        """The memory-mapped array of that name, of `rows` rows, `size` of which `work` makes at a time."""
+        target = self.folder / f"{name}.npy"
+        Parts(target, rows, size, self._key).make(self._ranks, lambda part: (work(part), {}), what)
+        return np.load(target, mmap_mode="r", allow_pickle=False)

@@ -28,7 +28,7 @@ def job_settings(recipe: Recipe) -> dict[str, dict]:
     plan = {}
     if recipe.cleaning.looks:
         plan["01_describe"] = representation
-        plan["01_neighbours"] = search
+        plan["01_neighbours"] = {**search, "search": recipe.search.model_dump(mode="json")}
         geometry = recipe.model_dump(mode="json", include={"local_features", "verification"})
         plan["01_clean"] = {"cleaning": cleaning, **geometry}
     else:
@@ -59,9 +59,13 @@ def job_settings(recipe: Recipe) -> dict[str, dict]:
             "extraction": recipe.extraction.model_dump(mode="json"),
         }
     plan["04_join"] = {"weights": {model.name: model.weight for model in recipe.models}}
-    shared = recipe.model_dump(mode="json", include={"gallery", "local_features", "verification"})
-    plan["05_retrieve"] = {"retrieval": recipe.retrieval.model_dump(), "gallery": recipe.gallery}
-    plan["06_recognize"] = {"recognition": recipe.recognition.model_dump(), **shared}
+    shared = recipe.model_dump(mode="json", include={"gallery", "search"})
+    geometry = recipe.model_dump(mode="json", include={"local_features", "verification"})
+    recognition = recipe.recognition.model_dump(mode="json")
+    ban = {"ban_above": recognition.pop("ban_above")}
+    plan["05_retrieve"] = {"retrieval": recipe.retrieval.model_dump(mode="json"), **shared}
+    plan["06_verify"] = {"recognition": recognition, **shared, **geometry}
+    plan["06_recognize"] = {"recognition": recognition | ban, "gallery": recipe.gallery}
     plan["07_submit"] = {}
     return plan
 

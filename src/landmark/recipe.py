@@ -27,6 +27,7 @@ from landmark.settings import (
     Retrieval,
     Sample,
     Scales,
+    Search,
     Settings,
     Validation,
     VerificationSettings,
@@ -64,6 +65,7 @@ class Recipe(Settings):
     checkpoint_steps: Positive = 1000
     delf: Delf | None = None
     extraction: Scales = Scales()
+    search: Search = Search()
     retrieval: Retrieval = Retrieval()
     recognition: Recognition = Recognition()
     bootstrap: "Recipe | None" = None

@@ -115,9 +115,10 @@ def count_inliers(
     settings: VerificationSettings,
     workers: int,
 ) -> np.ndarray:
-    """Inliers of many pairs: (P, 2) keys of a and of b -> (P,) int64."""
+    """Inliers of many pairs: (P, 2) keys of a and of b -> (P,) int64. Only the calling thread looks them up."""
     with one_blas_thread():
-        found = ordered_map(lambda p: verify(a[p[0]], b[p[1]], settings).inliers, pairs.tolist(), workers, 64)
+        looked_up = ((a[one], b[two]) for one, two in pairs.tolist())
+        found = ordered_map(lambda p: verify(*p, settings).inliers, looked_up, workers, 64)
         return np.fromiter(found, np.int64, len(pairs))
 
 

@@ -1,8 +1,8 @@
 """Soft voting of the nearest train images: labels for re-ranking, and recognition."""
 
-import numpy as np
+from collections.abc import Callable
 
-from landmark.neighbours import top_k
+import numpy as np
 
 
 def similarity_term(cosine: np.ndarray) -> np.ndarray:
@@ -25,23 +25,66 @@ def vote(labels: np.ndarray, terms: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     labels: (N, K) ints, terms: (N, K). Returns (N,) labels and (N,) float64 sums. Of equal sums the label of the
     nearer neighbour wins.
     """
-    same = labels[:, :, None] == labels[:, None, :]
-    sums = np.where(same, terms[:, None, :].astype(np.float64), 0).sum(axis=2)
+    sums = np.zeros(labels.shape)
+    # Neighbour by neighbour, since K is small and an (N, K, K) array is not.
+    for place in range(labels.shape[1]):
+        sums += np.where(labels == labels[:, place, None], terms[:, place, None], 0)
     winner = sums.argmax(axis=1)
     rows = np.arange(len(labels))
     return labels[rows, winner], sums[rows, winner]
 
 
-def soft_labels(
-    vectors: np.ndarray, gallery: np.ndarray, labels: np.ndarray, k: int, memory_gib: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Label and score of each image by its k nearest gallery images: (N,) ints and (N,) float64.
+def soft_labels(cosine: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Label and score of images by their nearest train images: (N,) ints and (N,) float64.
 
-    The score is the winner's sum of 1 - squared distance, divided by k (method, section 4).
+    cosine, labels: (N, K) of the K nearest. The score is the winner's sum of 1 - squared distance, divided by K
+    (method, section 4).
     """
-    cosine, rows = top_k(vectors, gallery, k, memory_gib)
-    winner, total = vote(labels[rows], similarity_term(cosine))
-    return winner, total / k
+    winner, total = vote(labels, similarity_term(cosine))
+    return winner, total / labels.shape[1]
+
+
+# Which pairs are in the lead, when every pair has the terms (N, K) given: a mask of the same shape.
+Leaders = Callable[[np.ndarray], np.ndarray]
+
+
+def leading_label(labels: np.ndarray) -> Leaders:
+    """The pairs whose label wins the vote; labels: (N, K)."""
+    return lambda terms: labels == vote(labels, terms)[0][:, None]
+
+
+def leading_pairs(k: int) -> Leaders:
+    """The k pairs with the largest terms of each row; of equal ones the nearer."""
+
+    def lead(terms: np.ndarray) -> np.ndarray:
+        mask = np.zeros(terms.shape, bool)
+        np.put_along_axis(mask, np.argsort(-terms, axis=1, kind="stable")[:, :k], True, axis=1)
+        return mask
+
+    return lead
+
+
+def verify_leaders(
+    similarity: np.ndarray,
+    leaders: Leaders,
+    count_inliers: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    cap: int,
+    floor: int,
+) -> np.ndarray:
+    """Inliers of the pairs that can change the result: (N, K) int64, -1 where a pair cannot.
+
+    similarity: (N, K) terms. count_inliers: rows and places (M,) of pairs -> their inliers (M,). An inlier term is
+    at most 1, so a pair not yet verified is given that. Who then leads is verified; who leads with nothing left to
+    verify has won, since the others have at most what they were given. The result is that of verifying all.
+    """
+    inliers = np.full(similarity.shape, -1, np.int64)
+    while True:
+        open_ = inliers < 0
+        most = similarity + np.where(open_, 1.0, inlier_term(inliers, cap, floor))
+        todo = leaders(most) & open_
+        if not todo.any():
+            return inliers
+        inliers[todo] = count_inliers(*np.nonzero(todo))
 
 
 def ban_frequent(labels: np.ndarray, scores: np.ndarray, above: int) -> np.ndarray:

@@ -35,3 +35,9 @@ def train_images(data: Path) -> pd.DataFrame:
     frame["path"] = [data / "train" / i[0] / i[1] / i[2] / f"{i}.jpg" for i in frame["id"]]
     frame["wrong"] = frame["id"].isin(pd.read_csv(data / "label_noise.csv", dtype=str)["id"])
     return frame
+
+
+def peak_gib() -> float:
+    """The largest memory this process has held so far (not its parent's, as ru_maxrss may tell)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20

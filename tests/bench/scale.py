@@ -23,7 +23,7 @@ from common import ROOT  # noqa: F401 (puts src on the path)
 from scipy.stats import norm
 
 from landmark.cleaning import count_neighbours, pairs_of, rows_by_label, within_label
-from landmark.neighbours import same_label_neighbours
+from landmark.neighbours import same_label, top_k
 from landmark.parts import Parts
 from landmark.progress import track
 from landmark.ranks import Ranks
@@ -89,7 +89,8 @@ def measure(folder: Path, memory_gib: float, blocks: int | None) -> dict:
 
     def work(rows: range) -> tuple[np.ndarray, dict]:
         k, limit = settings.neighbours, settings.same_label
-        return same_label_neighbours(vectors, labels, rows, k, limit, memory_gib), {}
+        _, found = top_k(vectors[rows.start : rows.stop], vectors, k + 1, memory_gib)
+        return same_label(found, labels, rows, limit), {}
 
     if blocks is None:
         parts.make(Ranks(), work, f"{len(labels)} images")

@@ -1,0 +1,71 @@
+"""Re-ranking by diffusion on the graph of mutual neighbours (Iscen et al., CVPR 2017)."""
+
+import numpy as np
+from scipy.sparse import csr_array, eye_array
+from scipy.sparse.linalg import cg
+
+from landmark.k_reciprocal import mutual_neighbours
+
+# Of the residual: small enough that images far down the manifold do not come in the order of what is left.
+_TOLERANCE = 1e-10
+
+
+def diffuse(
+    ranking: np.ndarray,
+    similarity: np.ndarray,
+    neighbours: np.ndarray,
+    neighbour_similarity: np.ndarray,
+    k: int,
+    k_query: int,
+    gamma: float,
+    alpha: float,
+) -> np.ndarray:
+    """Reorder each list by how much of the query reaches an image along the graph; ties keep their order.
+
+    ranking: (Q, R) rows of the index, most similar first, -1 fills up a list with fewer. similarity: (Q, R) their
+    cosines. neighbours: (N, K) rows of the index nearest to each index image, best first, the image itself not
+    among them, -1 for none; neighbour_similarity: (N, K) their cosines. Returns (Q, R) int64. Raises ValueError
+    where K < k.
+
+    Images are joined where each is among the other's k nearest, with affinity max(cosine, 0) ** gamma: A, which
+    S = D^-1/2 A D^-1/2 normalises (D: the sums of its rows). With y the affinities of the query's k_query nearest,
+    (I - alpha S) f = y is solved by conjugate gradients, and f is the new score. Zhou et al., NIPS 2003 (ranking
+    on manifolds); Iscen et al., sections 3.1 to 3.3 (queries outside the index, conjugate gradients); k = 50,
+    k_query = 10, gamma = 3 and alpha = 0.99 in use, alpha at least 0 and below 1.
+
+    Each query's system is that of the images it retrieved, cut out after S is normalised ("late truncation", Yang
+    et al., AAAI 2019), so that an image's edges to others still count in its degree. It holds N x k bools, N
+    degrees, and for one query R x k numbers.
+    """
+    mutual = mutual_neighbours(neighbours, k)
+    degree = _degrees(neighbour_similarity, mutual, gamma)
+    reranked = np.full(ranking.shape, -1, np.int64)
+    for query in np.flatnonzero((ranking >= 0).any(axis=1)):
+        retrieved = ranking[query][ranking[query] >= 0]
+        start = _affinity(similarity[query, : len(retrieved)], gamma)
+        start[k_query:] = 0
+        edges = mutual[retrieved] & np.isin(neighbours[retrieved, :k], retrieved)
+        row, place = np.nonzero(edges)
+        image, other = retrieved[row], neighbours[retrieved[row], place]
+        # S, as triples of place, place and value.
+        order = np.argsort(retrieved)
+        column = order[np.searchsorted(retrieved, other, sorter=order)]
+        value = _affinity(neighbour_similarity[image, place], gamma) / np.sqrt(degree[image] * degree[other])
+        normalised = csr_array((value, (row, column)), shape=(len(retrieved), len(retrieved)))
+        score, _ = cg(eye_array(len(retrieved)) - alpha * normalised, start, rtol=_TOLERANCE)
+        reranked[query, : len(retrieved)] = retrieved[np.argsort(-score, kind="stable")]
+    return reranked
+
+
+def _affinity(cosine: np.ndarray, gamma: float) -> np.ndarray:
+    return np.maximum(cosine, 0).astype(np.float64) ** gamma
+
+
+def _degrees(neighbour_similarity: np.ndarray, mutual: np.ndarray, gamma: float) -> np.ndarray:
+    """Sums (N,) of each image's affinities in the whole graph; 1 for an image that has none to divide."""
+    degree = np.zeros(len(mutual))
+    # Neighbour by neighbour, so that it holds N numbers and not N x k.
+    for place in range(mutual.shape[1]):
+        degree += np.where(mutual[:, place], _affinity(neighbour_similarity[:, place], gamma), 0)
+    degree[degree == 0] = 1
+    return degree
