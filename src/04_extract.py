@@ -2,28 +2,33 @@
 
 Reads   input/<run>/models/*.pt and the images
 Writes  input/<run>/descriptors/<model>/<split>.npy with ids in <split>.txt, and concatenated in descriptors/
-Run     python src/04_extract.py --recipe sample
+Run     python src/04_extract.py --recipe sample     (or torchrun --nproc_per_node N src/04_extract.py …)
 """
 
 from pathlib import Path
 
 from landmark.cli import run_step
 from landmark.competition import SPLITS, Competition, open_competition
-from landmark.descriptor_files import DescriptorFile
+from landmark.descriptor_files import DescriptorFile, EnsembleFiles
 from landmark.fitting import model_path
 from landmark.parts import clear_parts
 from landmark.plan import made_by, open_job
-from landmark.ranks import ALONE
+from landmark.ranks import Ranks
 from landmark.recipe import Recipe
 from landmark.settings import Model, weights_files
 
+_LEARNED_FROM = 250_000  # train images at most, from which whitening is learned
 
-def main(recipe: Recipe) -> None:
-    competition = open_competition(recipe)
+
+def main(recipe: Recipe, ranks: Ranks) -> None:
+    competition = ranks.first_then_all(lambda: open_competition(recipe))
     for model in recipe.models:
-        extract_model(recipe, competition, model)
-    for split in SPLITS:
-        join_models(recipe, split)
+        extract_model(recipe, competition, model, ranks)
+    if ranks.first:
+        whitening = learn(recipe) if recipe.ensemble.whiten else None
+        for split in SPLITS:
+            join_models(recipe, split, whitening)
+    ranks.wait()
 
 
 def checkpoint_of(recipe: Recipe, model: Model) -> dict[Path, str]:
@@ -34,23 +39,26 @@ def checkpoint_of(recipe: Recipe, model: Model) -> dict[Path, str]:
     return {model_path(recipe, model, finetuned): made_by("03_finetune" if finetuned else "02_train")}
 
 
-def extract_model(recipe: Recipe, competition: Competition, model: Model) -> None:
+def extract_model(recipe: Recipe, competition: Competition, model: Model, ranks: Ranks) -> None:
     checkpoint = checkpoint_of(recipe, model)
     net = None
     for split in SPLITS:
         file = DescriptorFile(recipe.work / "descriptors" / model.name, split)
+        state = ranks.agree(lambda split=split: competition.state(split))
         job = open_job(
             recipe,
             f"04_extract-{model.name}",
             split=split,
             reads={competition.table(f"{split}.csv"): "it belongs to the competition's data", **checkpoint},
             writes=file.paths,
-            images=competition.state(split),
+            images=state,
         )
-        if job.is_done():
-            print(f"04 extract: {model.name}, {split} is up to date")
+        if ranks.agree(job.is_done):
+            if ranks.first:
+                print(f"04 extract: {model.name}, {split} is up to date")
             continue
-        job.start()
+        if ranks.first:
+            job.start()
         # Imported here, so that a step with nothing to do ends before torch is loaded.
         from landmark.checkpoints import load_model
         from landmark.descriptors import describe_split
@@ -70,36 +78,55 @@ def extract_model(recipe: Recipe, competition: Competition, model: Model) -> Non
             recipe,
             file,
             key=job.key(),
-            ranks=ALONE,
+            ranks=ranks,
             what=f"04 {model.name} {split}",
         )
+        if ranks.first:
+            job.finish()
+            clear_parts(file.vectors_path)
+            print(f"04 extract: {model.name}, {split}: {count} images, {len(bad)} left out")
+            for reason in list(bad.values())[:5]:
+                print(f"  left out: {reason}")
+
+
+def members_of(recipe: Recipe, split: str) -> tuple[list[DescriptorFile], list[float], dict[Path, str]]:
+    """The models' descriptors, their weights, and the files as a job's inputs."""
+    members = [DescriptorFile(recipe.work / "descriptors" / model.name, split) for model in recipe.models]
+    reads = {path: made_by("04_extract") for member in members for path in member.paths}
+    return members, [model.weight for model in recipe.models], reads
+
+
+def learn(recipe: Recipe) -> Path:
+    """The whitening that the train images teach, as a file."""
+    members, weights, reads = members_of(recipe, "train")
+    target = recipe.work / "descriptors" / "whitening.npz"
+    job = open_job(recipe, "04_whiten", reads=reads, writes=[target])
+    if not job.is_done():
+        job.start()
+        from landmark.whitening import learn_whitening
+
+        vectors = EnsembleFiles(members, weights).sample(_LEARNED_FROM)
+        learn_whitening(vectors, recipe.ensemble.whiten).write(target)
         job.finish()
-        clear_parts(file.vectors_path)
-        print(f"04 extract: {model.name}, {split}: {count} images, {len(bad)} left out")
-        for reason in list(bad.values())[:5]:
-            print(f"  left out: {reason}")
+    return target
 
 
-def join_models(recipe: Recipe, split: str) -> None:
-    folder = recipe.work / "descriptors"
-    members = [DescriptorFile(folder / model.name, split) for model in recipe.models]
-    weights = [model.weight for model in recipe.models]
-    joined = DescriptorFile(folder, split)
-    job = open_job(
-        recipe,
-        "04_join",
-        split=split,
-        reads={path: made_by("04_extract") for m in members for path in m.paths},
-        writes=joined.paths,
-    )
+def join_models(recipe: Recipe, split: str, whitening: Path | None) -> None:
+    members, weights, reads = members_of(recipe, split)
+    joined = DescriptorFile(recipe.work / "descriptors", split)
+    if whitening:
+        reads[whitening] = made_by("04_extract")
+    job = open_job(recipe, "04_join", split=split, reads=reads, writes=joined.paths)
     if job.is_done():
         return
     job.start()
-    joined.write_joined(members, weights)
+    from landmark.whitening import read_whitening
+
+    joined.write_joined(EnsembleFiles(members, weights), read_whitening(whitening) if whitening else None)
     job.finish()
     vectors, _ = joined.read()
     print(f"04 extract: {split}: {len(vectors)} descriptors of {vectors.shape[1]} numbers")
 
 
 if __name__ == "__main__":
-    run_step(main)
+    run_step(main, shared=True)

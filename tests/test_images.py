@@ -6,7 +6,17 @@ import pytest
 
 from landmark import augment
 from landmark.augment import crop_scale
-from landmark.images import GROUP_SIZES, BadImage, aspect_group, fit, inference_size, largest_shrink, read_image
+from landmark.images import (
+    GROUP_SIZES,
+    BadImage,
+    aspect_group,
+    fit,
+    inference_size,
+    largest_shrink,
+    read_at_least,
+    read_image,
+    resize,
+)
 
 
 @pytest.mark.parametrize(
@@ -63,6 +73,22 @@ def test_only_jpegs_are_decoded_smaller_and_no_pixel_is_left_out(tmp_path):
         cv2.imwrite(str(tmp_path / name), lines)
         small = read_image(tmp_path / name, shrink=4)
         assert small.shape == shape and abs(small.mean() - lines.mean()) < 8
+
+
+def test_a_large_jpeg_is_decoded_no_larger_than_its_descriptor_asks_for(tmp_path):
+    image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (1200, 1600, 3), np.uint8), (0, 0), 8)
+    for name in ("a.jpg", "a.png"):
+        cv2.imwrite(str(tmp_path / name), image)
+    large, small = read_at_least(tmp_path / "a.png", 320), read_at_least(tmp_path / "a.jpg", 320)
+    assert large.shape == (1200, 1600, 3) and small.shape == (300, 400, 3)
+    near = resize(large, 320, 256).astype(int), resize(small, 320, 256).astype(int)
+    assert np.abs(near[0] - near[1]).mean() < 2
+    assert read_at_least(tmp_path / "a.jpg", 1000).shape == (1200, 1600, 3)
+    (tmp_path / "b.jpg").write_bytes(b"no image")
+    with pytest.raises(BadImage, match="does not decode"):
+        read_at_least(tmp_path / "b.jpg", 320)
+    with pytest.raises(BadImage, match="is missing"):
+        read_at_least(tmp_path / "c.jpg", 320)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Step 01 shared by the processes of torchrun, killed, and continued."""
+"""Steps 01, 04, 05 and 06 shared by the processes of torchrun, killed, and continued."""
 
 import os
 import shutil
@@ -128,7 +128,7 @@ def outputs(project):
 def test_two_processes_write_the_bytes_of_one_also_when_one_is_killed(forty_labels, run_step):
     project = forty_labels
     # Five parts of descriptors, so that both processes have some.
-    small_parts = "cleaning.representation.batch_size=2"
+    small_parts = "cleaning.representation.shard_images=64"
     script = [str(project / "src/01_clean.py"), "--recipe", "tiny", "--set", small_parts]
     shown = run_step("01_clean", *script[1:])[0]
     assert "pairs verified of" in shown
@@ -156,6 +156,44 @@ def test_two_processes_write_the_bytes_of_one_also_when_one_is_killed(forty_labe
     assert again.returncode == 0, again.stderr
     assert f"going on, {len(done)} of 40 labels are verified already" in again.stdout
     assert outputs(project) == alone
+
+
+# Believes the labels and trains nothing, so that steps 04 to 06 can begin at once.
+UNTRAINED = [
+    "cleaning.more_than=-1",
+    "models=[{name: a, backbone: test_resnet, weights: none, loss: null}]",
+    "extraction.shard_images=5",
+    "ensemble.whiten=16",
+    "retrieval.rerank=[alpha_qe, dqe]",
+    "recognition.refine=5",
+]
+
+
+def test_descriptors_lists_and_predictions_of_two_processes_have_the_bytes_of_one(project, tiny_data):
+    shutil.copytree(tiny_data, project / "input/tiny_data")
+    arguments = ["--recipe", "tiny", "--set", *UNTRAINED]
+    folder = project / "input/tiny"
+
+    def run(*launcher):
+        shown = ""
+        for step in ("04_extract", "05_retrieve", "06_recognize"):
+            command = [*launcher, str(project / f"src/{step}.py"), *arguments]
+            ended = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert ended.returncode == 0, ended.stderr
+            shown += ended.stdout
+        made = [folder / "descriptors", *folder.glob("*.csv")]
+        files = [path for top in made for path in ([top] if top.is_file() else top.rglob("*")) if path.is_file()]
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}, shown
+
+    together, shown = run(*TORCHRUN)
+    assert "descriptors/a/train.npy" in together and "descriptors/whitening.npz" in together
+    assert {"retrieval.csv", "retrieval_plain.csv", "recognition.csv", "recognition_neighbours.csv"} < set(
+        together
+    )
+    assert shown.count("06 recognize: 12 images") == shown.count("05 retrieve: 12 queries") == 1
+    shutil.rmtree(folder)
+    alone, _ = run(sys.executable)
+    assert alone == together
 
 
 def test_an_error_of_the_user_is_told_in_one_line_and_ends_both(project):

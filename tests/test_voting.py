@@ -5,7 +5,7 @@ import pytest
 
 from landmark.gallery import Gallery
 from landmark.recognition import predict, verified
-from landmark.settings import Recognition
+from landmark.retrieval_settings import Recognition
 from landmark.voting import ban_frequent, inlier_term, similarity_term, soft_labels, vote
 
 

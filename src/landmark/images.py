@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+from PIL import Image
 
 # Threads and processes share whole images among them; and OpenCV's own threads would not survive a fork.
 cv2.setNumThreads(0)
@@ -51,6 +52,17 @@ def read_image(path, shrink: int = 1) -> np.ndarray:
     if image is None:
         raise BadImage(f"{path} does not decode")
     return image
+
+
+def read_at_least(path, longest_side: float) -> np.ndarray:
+    """`read_image`, a JPEG shrunk in decoding as far as it stays no smaller than `inference_size` asks for."""
+    try:
+        with Image.open(path) as header:
+            width, height = header.size
+        shrink = largest_shrink(height, width, *inference_size(height, width, longest_side))
+    except (OSError, Image.DecompressionBombError):
+        shrink = 1  # reading says what is wrong with it
+    return read_image(path, shrink)
 
 
 def largest_shrink(height: int, width: int, target_height: int, target_width: int) -> int:

@@ -58,7 +58,10 @@ def job_settings(recipe: Recipe) -> dict[str, dict]:
             "finetuned": bool(model.loss and model.finetune),
             "extraction": recipe.extraction.model_dump(mode="json"),
         }
-    plan["04_join"] = {"weights": {model.name: model.weight for model in recipe.models}}
+    weights = {model.name: model.weight for model in recipe.models}
+    if recipe.ensemble.whiten:
+        plan["04_whiten"] = {"weights": weights, "dim": recipe.ensemble.whiten}
+    plan["04_join"] = {"weights": weights, "whiten": recipe.ensemble.whiten}
     shared = recipe.model_dump(mode="json", include={"gallery", "search"})
     geometry = recipe.model_dump(mode="json", include={"local_features", "verification"})
     recognition = recipe.recognition.model_dump(mode="json")

@@ -1,7 +1,7 @@
 """The recipe: a whole run, read from a YAML file in src/recipes (or a path) with `--set key=value` overrides.
 
-The classes here and in settings.py are the whole list of what can be set; an unknown or ill-typed setting is an
-error that names it.
+The classes here, in settings.py and in retrieval_settings.py are the whole list of what can be set; an unknown or
+ill-typed setting is an error that names it.
 """
 
 import difflib
@@ -17,17 +17,15 @@ from pydantic import Field, ValidationError, model_validator
 
 from landmark.errors import UserError
 from landmark.parallel import cores
+from landmark.retrieval_settings import Ensemble, Recognition, Retrieval, Search
 from landmark.settings import (
     Cleaning,
     Delf,
     LocalFeatureSettings,
     Model,
     Positive,
-    Recognition,
-    Retrieval,
     Sample,
     Scales,
-    Search,
     Settings,
     Validation,
     VerificationSettings,
@@ -65,6 +63,7 @@ class Recipe(Settings):
     checkpoint_steps: Positive = 1000
     delf: Delf | None = None
     extraction: Scales = Scales()
+    ensemble: Ensemble = Ensemble()
     search: Search = Search()
     retrieval: Retrieval = Retrieval()
     recognition: Recognition = Recognition()

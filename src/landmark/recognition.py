@@ -10,8 +10,8 @@ from landmark.devices import pick_device
 from landmark.gallery import Gallery
 from landmark.local_features import FeatureCache, LocalFeatures, find_features, open_extractor
 from landmark.recipe import Recipe
+from landmark.retrieval_settings import Recognition
 from landmark.search import SearchIndex
-from landmark.settings import Recognition
 from landmark.verification import count_inliers
 from landmark.voting import inlier_term, leading_label, leading_pairs, similarity_term, verify_leaders, vote
 from landmark.weights import delf_weights

@@ -17,7 +17,7 @@ from common import peak_gib
 
 from landmark.gallery import Gallery
 from landmark.recognition import predict, verified
-from landmark.settings import Recognition
+from landmark.retrieval_settings import Recognition
 
 TESTS, TRAIN, LABELS = 117_577, 1_580_470, 81_313
 
