@@ -60,11 +60,15 @@ def extract_model(recipe: Recipe, competition: Competition, model: Model, ranks:
         if ranks.first:
             job.start()
         # Imported here, so that a step with nothing to do ends before torch is loaded.
+        import torch
+
         from landmark.checkpoints import load_model
         from landmark.descriptors import describe_split
         from landmark.network import descriptor_net, load_backbone
 
         if net is None:
+            # With weights: none every process draws the same ones.
+            torch.manual_seed(recipe.seed)
             net = descriptor_net(model)
             if model.loss:
                 load_model(next(iter(checkpoint)), net)

@@ -24,9 +24,13 @@ def open_representation(recipe: Recipe):
 
     Raises UserError when the weights do not fit the backbone that the recipe names.
     """
+    import torch
+
     from landmark.checkpoints import load_model
     from landmark.network import DescriptorNet, descriptor_net, load_backbone, load_torch
 
+    # With weights: none every process draws the same ones.
+    torch.manual_seed(recipe.seed)
     source = recipe.cleaning.representation
     weights = next(map(str, representation_inputs(recipe)), source.weights)
     if source.weights == "bootstrap":
