@@ -33,22 +33,25 @@ def whole_lists(queries, index):
     }
 
 
-def authors(query, index, k1, k2, weight):
-    """Distances (N,) by the authors' `re_ranking`, for a pool of one query and the index.
+def cut(case, retrieved, known):
+    """Lists of so many images."""
+    width = {"ranking": retrieved, "similarity": retrieved, "neighbours": known, "neighbour_similarity": known}
+    return {name: values[:, : width[name]] for name, values in case.items()}
 
-    Two things differ: distances are divided by 2 and not by each image's greatest, and nothing is rounded to half
-    precision.
+
+def authors(initial_rank, original, k1, k2, weight):
+    """Distances of the images to the query by the authors' `re_ranking`, for a pool of one query and the index.
+
+    initial_rank: each member's nearest, itself first; the query is member 0. original: (1 + N, 1 + N) distances.
+    Nothing is rounded to half precision, as the authors do.
     """
-    pool = np.vstack([query, index])
-    original = ((pool[:, None] - pool[None]) ** 2).sum(axis=2) / 2
-    initial_rank = np.argsort(original, axis=1, kind="stable")
 
     def reciprocal(image, k):
-        forward = initial_rank[image, : k + 1]
-        return [near for near in forward if image in initial_rank[near, : k + 1]]
+        forward = initial_rank[image][: k + 1]
+        return [near for near in forward if image in initial_rank[near][: k + 1]]
 
     encoding = np.zeros_like(original)
-    for image in range(len(pool)):
+    for image in range(len(original)):
         near = reciprocal(image, k1)
         expanded = set(near)
         for candidate in near:
@@ -58,7 +61,7 @@ def authors(query, index, k1, k2, weight):
         expanded = sorted(expanded)
         gaussian = np.exp(-original[image, expanded])
         encoding[image, expanded] = gaussian / gaussian.sum()
-    encoding = np.array([encoding[initial_rank[image, :k2]].mean(axis=0) for image in range(len(pool))])
+    encoding = np.array([encoding[initial_rank[image][:k2]].mean(axis=0) for image in range(len(original))])
     minima = np.minimum(encoding[0], encoding).sum(axis=1)
     jaccard = 1 - minima / (2 - minima)
     return ((1 - weight) * jaccard + weight * original[0])[1:]
@@ -85,7 +88,53 @@ def test_lists_of_all_images_give_the_order_of_the_authors_algorithm(seed, image
     index, queries = (unit(centres[rng.integers(0, 5, n)] + 0.6 * rng.normal(size=(n, 4))) for n in (images, 3))
     reranked = k_reciprocal_rerank(**whole_lists(queries, index), k1=k1, k2=k2, weight=weight)
     for query, order in zip(queries, reranked, strict=True):
-        assert_ascending(authors(query, index, k1, k2, weight), order)
+        pool = np.vstack([query, index])
+        # Halves of squared distances, where the authors divide by each image's greatest.
+        original = ((pool[:, None] - pool[None]) ** 2).sum(axis=2) / 2
+        initial_rank = np.argsort(original, axis=1, kind="stable")
+        assert_ascending(authors(initial_rank, original, k1, k2, weight), order)
+
+
+def pool_of_lists(case, query):
+    """What cut lists tell of a query and the index, for `authors`: initial_rank and original."""
+    retrieved = {int(row): c for row, c in zip(case["ranking"][query], case["similarity"][query], strict=True)}
+    retrieved.pop(-1, None)
+    known = [
+        {int(row): c for row, c in zip(rows, cosines, strict=True) if row >= 0}
+        for rows, cosines in zip(case["neighbours"], case["neighbour_similarity"], strict=True)
+    ]
+    depth, images = case["neighbours"].shape[1], len(known)
+    initial_rank, original = [[0, *(row + 1 for row in retrieved)]], np.zeros((images + 1, images + 1))
+    for row, near in enumerate(known):
+        members = [(-c, other + 1) for other, c in near.items()]
+        members += [(-retrieved[row], 0)] if row in retrieved else []
+        initial_rank.append([row + 1, *(member for _, member in sorted(members)[:depth])])
+        original[row + 1, 0] = original[0, row + 1] = 1 - retrieved.get(row, min(retrieved.values()))
+        for other in set(range(images)) - {row}:
+            last = min([*near.values(), *known[other].values()], default=1)
+            original[row + 1, other + 1] = 1 - near.get(other, known[other].get(row, last))
+    return initial_rank, original
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6), k1=st.integers(1, 8), k2=st.integers(1, 6), unfilled=st.booleans())
+def test_cut_lists_give_the_authors_order_of_what_the_lists_tell(seed, k1, k2, unfilled):
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(5, 4))
+    index, queries = (unit(centres[rng.integers(0, 5, n)] + 0.6 * rng.normal(size=(n, 4))) for n in (40, 2))
+    case = cut(whole_lists(queries, index), 12, 8)
+    if unfilled:
+        for rows, cosines in (("ranking", "similarity"), ("neighbours", "neighbour_similarity")):
+            filled = rng.integers(1, case[rows].shape[1] + 1, (len(case[rows]), 1))
+            none = np.arange(case[rows].shape[1]) >= filled
+            case[rows][none], case[cosines][none] = -1, -np.inf
+    reranked = k_reciprocal_rerank(**case, k1=k1, k2=k2, weight=0.3)
+    for query, order in enumerate(reranked):
+        retrieved = case["ranking"][query][case["ranking"][query] >= 0]
+        order, rest = order[: len(retrieved)], order[len(retrieved) :]
+        assert sorted(order) == sorted(retrieved) and (rest == -1).all()
+        distance = authors(*pool_of_lists(case, query), k1, k2, 0.3)
+        assert (np.diff(distance[order]) > -1e-9).all()
 
 
 def planted(rng, landmarks=8, views=12, dim=16, noise=0.35):
@@ -109,14 +158,7 @@ def test_matches_that_the_query_misses_come_to_the_front():
         return np.nonzero(labels[ranking] == query_labels[:, None])[1].reshape(len(queries), -1).mean(axis=1)
 
     before, after = mean_rank(case["ranking"]), mean_rank(reranked)
-    print(before, after)
     assert (after <= before).all() and after.mean() < 0.7 * before.mean()
-
-
-def cut(case, retrieved, known):
-    """Lists of so many images."""
-    width = {"ranking": retrieved, "similarity": retrieved, "neighbours": known, "neighbour_similarity": known}
-    return {name: values[:, : width[name]] for name, values in case.items()}
 
 
 def test_a_list_that_ends_in_none_keeps_its_length_and_is_ranked_as_without_the_rest():
@@ -131,17 +173,6 @@ def test_a_list_that_ends_in_none_keeps_its_length_and_is_ranked_as_without_the_
     assert reranked[0].tolist() == [*expected[0], *[-1] * 5]
     assert sorted(reranked[0, :7]) == sorted(case["ranking"][0, :7])
     assert reranked[1].tolist() == [-1] * 12
-
-
-def test_neighbour_lists_that_end_in_none_are_shorter_lists():
-    """Pairs of copies, each the other's only neighbour; the query is nearest to the first pair."""
-    index = np.repeat(unit(np.array([[1.0, 0.2], [1.0, 0.5], [0.1, 1.0]])), 2, axis=0)
-    ranking, similarity = lists(np.array([[1.0, 0.0]]), index, 6)
-    neighbours = np.full((6, 3), -1)
-    neighbours[:, 0] = [1, 0, 3, 2, 5, 4]
-    neighbour_similarity = np.where(neighbours >= 0, 1.0, -np.inf)
-    reranked = k_reciprocal_rerank(ranking, similarity, neighbours, neighbour_similarity, 3, 2, 0.3)
-    assert reranked.tolist() == [[0, 1, 2, 3, 4, 5]]
 
 
 def test_no_query_changes_what_another_gets():

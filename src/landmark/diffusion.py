@@ -4,8 +4,7 @@ import numpy as np
 from scipy.sparse import csr_array, eye_array
 from scipy.sparse.linalg import cg
 
-from landmark.k_reciprocal import mutual_neighbours
-
+_IMAGES = 4096  # whose lists are compared at a time
 # Of the residual: small enough that images far down the manifold do not come in the order of what is left.
 _TOLERANCE = 1e-10
 
@@ -37,7 +36,7 @@ def diffuse(
     et al., AAAI 2019), so that an image's edges to others still count in its degree. It holds N x k bools, N
     degrees, and for one query R x k numbers.
     """
-    mutual = mutual_neighbours(neighbours, k)
+    mutual = _mutual(neighbours, k)
     degree = _degrees(neighbour_similarity, mutual, gamma)
     reranked = np.full(ranking.shape, -1, np.int64)
     for query in np.flatnonzero((ranking >= 0).any(axis=1)):
@@ -59,6 +58,24 @@ def diffuse(
 
 def _affinity(cosine: np.ndarray, gamma: float) -> np.ndarray:
     return np.maximum(cosine, 0).astype(np.float64) ** gamma
+
+
+def _mutual(neighbours: np.ndarray, k: int) -> np.ndarray:
+    """Which of the k nearest neighbours have the image among their own k nearest: (N, k) bool.
+
+    neighbours: (N, K) rows nearest to each image, best first, the image itself not among them; -1 for none.
+    Raises ValueError where K < k.
+    """
+    if neighbours.shape[1] < k:
+        raise ValueError(f"{k} neighbours are asked for and the lists have {neighbours.shape[1]}")
+    mutual = np.empty((len(neighbours), k), bool)
+    for start in range(0, len(neighbours), _IMAGES):
+        lists = np.asarray(neighbours[start : start + _IMAGES, :k])
+        image = np.arange(start, start + len(lists))
+        for place in range(k):
+            back = (neighbours[lists[:, place], :k] == image[:, None]).any(axis=1)
+            mutual[image, place] = back & (lists[:, place] >= 0)
+    return mutual
 
 
 def _degrees(neighbour_similarity: np.ndarray, mutual: np.ndarray, gamma: float) -> np.ndarray:
