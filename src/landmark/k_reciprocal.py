@@ -15,10 +15,10 @@ def k_reciprocal_rerank(
 ) -> np.ndarray:
     """Reorder each list by (1 - weight) * Jaccard distance + weight * distance; ties keep their order.
 
-    ranking: (Q, R) rows of the index, most similar first, -1 fills up a list with fewer; R >= k1. similarity:
-    (Q, R) their cosines. neighbours: (N, K) rows of the index nearest to each index image, best first, the image
-    itself not among them, -1 for none; neighbour_similarity: (N, K) their cosines. Returns (Q, R) int64.
-    Raises ValueError where K < k1 or K < k2 - 1.
+    ranking: (Q, R) rows of the index, most similar first, -1 fills up a list with fewer. similarity: (Q, R) their
+    cosines. neighbours: (N, K) rows of the index nearest to each index image, best first, the image itself not
+    among them, -1 for none; neighbour_similarity: (N, K) their cosines. Returns (Q, R) int64. Raises ValueError
+    where K < k1 or K < k2 - 1.
 
     The method is Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", sections 3.2 (k1,
     the neighbours that are mutual, and their own at k1 / 2), 3.3 (the Jaccard distance of their Gaussian weights),
@@ -31,7 +31,8 @@ def k_reciprocal_rerank(
     - where the encodings need the distance of two images that are not in each other's list, they count as similar
       as the last in these lists (1 where both are empty), and a query and an image that it did not retrieve as the
       last that it did;
-    - the query is taken to be in no list of an image that it did not retrieve.
+    - the query is taken to be in no list of an image that it did not retrieve, and its own list to end with its
+      ranking.
 
     The query is in an image's list of k where it is no less similar than the k-th neighbour, and then pushes that
     one out. Nothing grows with Q or N: for one query it holds about R * k2 * k1**3 / 4 numbers at the very most.
