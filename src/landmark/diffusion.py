@@ -1,15 +1,13 @@
 """Re-ranking by diffusion on the graph of mutual neighbours (Iscen et al., CVPR 2017)."""
 
 import numpy as np
-from scipy.sparse import csr_array, eye_array
-from scipy.sparse.linalg import cg
+from threadpoolctl import threadpool_limits
 
-from landmark.k_reciprocal import mutual_neighbours
-
-# Of the residual: small enough that images far down the manifold do not come in the order of what is left.
-_TOLERANCE = 1e-10
+_IMAGES = 4096  # whose lists are compared at a time
 
 
+# Several threads wait for each other longer than such small systems take.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def diffuse(
     ranking: np.ndarray,
     similarity: np.ndarray,
@@ -29,15 +27,16 @@ def diffuse(
 
     Images are joined where each is among the other's k nearest, with affinity max(cosine, 0) ** gamma: A, which
     S = D^-1/2 A D^-1/2 normalises (D: the sums of its rows). With y the affinities of the query's k_query nearest,
-    (I - alpha S) f = y is solved by conjugate gradients, and f is the new score. Zhou et al., NIPS 2003 (ranking
-    on manifolds); Iscen et al., sections 3.1 to 3.3 (queries outside the index, conjugate gradients); k = 50,
-    k_query = 10, gamma = 3 and alpha = 0.99 in use, alpha at least 0 and below 1.
+    (I - alpha S) f = y is solved, and f is the new score. Zhou et al., NIPS 2003 (ranking on manifolds); Iscen et
+    al., sections 3.1 and 3.2 (queries outside the index); k = 50, k_query = 10, gamma = 3 and alpha = 0.99 in use,
+    alpha at least 0 and below 1.
 
     Each query's system is that of the images it retrieved, cut out after S is normalised ("late truncation", Yang
-    et al., AAAI 2019), so that an image's edges to others still count in its degree. It holds N x k bools, N
-    degrees, and for one query R x k numbers.
+    et al., AAAI 2019), so that an image's edges to others still count in its degree. So small a system is
+    solved directly: what a few more steps of conjugate gradients would bring decides the order of images far down
+    the manifold. It holds N x k bools, N degrees, and for one query R x R numbers.
     """
-    mutual = mutual_neighbours(neighbours, k)
+    mutual = _mutual(neighbours, k)
     degree = _degrees(neighbour_similarity, mutual, gamma)
     reranked = np.full(ranking.shape, -1, np.int64)
     for query in np.flatnonzero((ranking >= 0).any(axis=1)):
@@ -47,18 +46,36 @@ def diffuse(
         edges = mutual[retrieved] & np.isin(neighbours[retrieved, :k], retrieved)
         row, place = np.nonzero(edges)
         image, other = retrieved[row], neighbours[retrieved[row], place]
-        # S, as triples of place, place and value.
         order = np.argsort(retrieved)
         column = order[np.searchsorted(retrieved, other, sorter=order)]
-        value = _affinity(neighbour_similarity[image, place], gamma) / np.sqrt(degree[image] * degree[other])
-        normalised = csr_array((value, (row, column)), shape=(len(retrieved), len(retrieved)))
-        score, _ = cg(eye_array(len(retrieved)) - alpha * normalised, start, rtol=_TOLERANCE)
+        system = np.eye(len(retrieved))
+        affinity = _affinity(neighbour_similarity[image, place], gamma)
+        system[row, column] -= alpha * affinity / np.sqrt(degree[image] * degree[other])
+        score = np.linalg.solve(system, start)
         reranked[query, : len(retrieved)] = retrieved[np.argsort(-score, kind="stable")]
     return reranked
 
 
 def _affinity(cosine: np.ndarray, gamma: float) -> np.ndarray:
     return np.maximum(cosine, 0).astype(np.float64) ** gamma
+
+
+def _mutual(neighbours: np.ndarray, k: int) -> np.ndarray:
+    """Which of the k nearest neighbours have the image among their own k nearest: (N, k) bool.
+
+    neighbours: (N, K) rows nearest to each image, best first, the image itself not among them; -1 for none.
+    Raises ValueError where K < k.
+    """
+    if neighbours.shape[1] < k:
+        raise ValueError(f"{k} neighbours are asked for and the lists have {neighbours.shape[1]}")
+    mutual = np.empty((len(neighbours), k), bool)
+    for start in range(0, len(neighbours), _IMAGES):
+        lists = np.asarray(neighbours[start : start + _IMAGES, :k])
+        image = np.arange(start, start + len(lists))
+        for place in range(k):
+            back = (neighbours[lists[:, place], :k] == image[:, None]).any(axis=1)
+            mutual[image, place] = back & (lists[:, place] >= 0)
+    return mutual
 
 
 def _degrees(neighbour_similarity: np.ndarray, mutual: np.ndarray, gamma: float) -> np.ndarray:

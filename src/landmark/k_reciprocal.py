@@ -1,31 +1,7 @@
 """Re-ranking by k-reciprocal encoding (Zhong et al., CVPR 2017), on neighbour lists, each query on its own."""
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy.sparse import csr_array
-
-_IMAGES = 4096  # whose lists are compared at a time
-# Squared distance of unit vectors to the farthest image, which neighbour lists do not know: that of cosine 0.
-_FARTHEST = 2.0
-
-
-def mutual_neighbours(neighbours: np.ndarray, k: int) -> np.ndarray:
-    """Which of the k nearest neighbours have the image among their own k nearest: (N, k) bool.
-
-    neighbours: (N, K) rows nearest to each image, best first, the image itself not among them; -1 for none.
-    Raises ValueError where K < k.
-    """
-    if neighbours.shape[1] < k:
-        raise ValueError(f"{k} neighbours are asked for and the lists have {neighbours.shape[1]}")
-    mutual = np.empty((len(neighbours), k), bool)
-    for start in range(0, len(neighbours), _IMAGES):
-        lists = np.asarray(neighbours[start : start + _IMAGES, :k])
-        image = np.arange(start, start + len(lists))
-        for place in range(k):
-            back = (neighbours[lists[:, place], :k] == image[:, None]).any(axis=1)
-            mutual[image, place] = back & (lists[:, place] >= 0)
-    return mutual
 
 
 def k_reciprocal_rerank(
@@ -39,10 +15,10 @@ def k_reciprocal_rerank(
 ) -> np.ndarray:
     """Reorder each list by (1 - weight) * Jaccard distance + weight * distance; ties keep their order.
 
-    ranking: (Q, R) rows of the index, most similar first, -1 fills up a list with fewer; R >= k1. similarity:
-    (Q, R) their cosines. neighbours: (N, K) rows of the index nearest to each index image, best first, the image
-    itself not among them, -1 for none; neighbour_similarity: (N, K) their cosines. Returns (Q, R) int64.
-    Raises ValueError where K < k1 or K < k2 - 1.
+    ranking: (Q, R) rows of the index, most similar first, -1 fills up a list with fewer. similarity: (Q, R) their
+    cosines. neighbours: (N, K) rows of the index nearest to each index image, best first, the image itself not
+    among them, -1 for none; neighbour_similarity: (N, K) their cosines. Returns (Q, R) int64. Raises ValueError
+    where K < k1 or K < k2 - 1.
 
     The method is Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", sections 3.2 (k1,
     the neighbours that are mutual, and their own at k1 / 2), 3.3 (the Jaccard distance of their Gaussian weights),
@@ -52,119 +28,110 @@ def k_reciprocal_rerank(
 
     - distances (squared, of unit vectors) are divided by 2, the authors' by that of the image's farthest one;
     - an image counts as its own nearest; the authors' code may put an exact copy before it;
-    - two images that are not in each other's list count as similar as the last in these lists (a query and an
-      image that it did not retrieve: as its last one), where the encodings need the distance of neighbours of
-      neighbours;
-    - the query is taken to be in no list of an image that it did not retrieve.
+    - where the encodings need the distance of two images that are not in each other's list, they count as similar
+      as the last in these lists (1 where both are empty), and a query and an image that it did not retrieve as the
+      last that it did;
+    - the query is taken to be in no list of an image that it did not retrieve, and its own list to end with its
+      ranking.
 
     The query is in an image's list of k where it is no less similar than the k-th neighbour, and then pushes that
-    one out. So nothing grows with Q x Q or N x N: it holds N x (3/2 k1) bools, and for one query about
-    (R * k2) * (2 k1) * K numbers at the very most.
+    one out. Nothing grows with Q or N: for one query it holds about R * k2 * k1**3 / 4 numbers at the very most.
     """
-    half = int(np.around(k1 / 2))
-    if neighbours.shape[1] < k2 - 1:
-        raise ValueError(f"k2 is {k2} and the lists have {neighbours.shape[1]} neighbours")
-    mutual = {k: mutual_neighbours(neighbours, k) for k in (k1, half)}
+    depth = neighbours.shape[1]
+    if depth < max(k1, k2 - 1):
+        raise ValueError(f"k1 is {k1}, k2 is {k2} and the lists have {depth} neighbours")
     reranked = np.full(ranking.shape, -1, np.int64)
     for query in np.flatnonzero((ranking >= 0).any(axis=1)):
         retrieved = ranking[query][ranking[query] >= 0]
         own = similarity[query, : len(retrieved)].astype(np.float64)
-        pool = _Pool(retrieved, own, neighbours, neighbour_similarity, mutual)
-        distance = (1 - weight) * _jaccard(pool, k1, half, k2) + weight * _distance(own)
+        pool = _Pool(retrieved, own, neighbours, neighbour_similarity)
+        distance = (1 - weight) * _jaccard(pool, retrieved, k1, k2) + weight * (1 - own)
         reranked[query, : len(retrieved)] = retrieved[np.argsort(distance, kind="stable")]
     return reranked
 
 
-def _distance(cosine: np.ndarray) -> np.ndarray:
-    return (2 - 2 * cosine) / _FARTHEST
-
-
-@dataclass(frozen=True)
 class _Pool:
     """One query and the index. Its members are the rows of the index, then the query, whose number is N."""
 
-    retrieved: np.ndarray  # (R,) rows of the index, most similar first
-    similarity: np.ndarray  # (R,)
-    neighbours: np.ndarray
-    neighbour_similarity: np.ndarray
-    mutual: dict[int, np.ndarray]  # `mutual_neighbours` of the index alone, by k
+    def __init__(
+        self,
+        retrieved: np.ndarray,
+        similarity: np.ndarray,
+        neighbours: np.ndarray,
+        neighbour_similarity: np.ndarray,
+    ):
+        """retrieved: (R,) rows of the index, most similar first; similarity: (R,) their cosines."""
+        self.query, depth = neighbours.shape
+        self.neighbours, self.neighbour_similarity = neighbours, neighbour_similarity
+        # The query takes its place in the lists of the images that it retrieved, before equally similar ones.
+        near = np.column_stack([np.full(len(retrieved), self.query), neighbours[retrieved]])
+        cosine = np.column_stack([similarity, neighbour_similarity[retrieved]])
+        order = np.argsort(np.where(near < 0, np.inf, -cosine), axis=1, kind="stable")[:, :depth]
+        own = np.full(depth, -1)
+        own[: len(retrieved)] = retrieved[:depth]
+        lists = np.vstack([np.take_along_axis(near, order, axis=1), own])
+        members = np.append(retrieved, self.query)
+        order = np.argsort(members)
+        # The members whose lists are not those of the index alone, ascending; their cosines with the query.
+        self.own_members, self.lists, self.similarity = (
+            side[order] for side in (members, lists, np.append(similarity, 1))
+        )
+        self.last = similarity[-1]
 
-    @property
-    def query(self) -> int:
-        return len(self.neighbours)
+    def place(self, members: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where members are among `own_members`, and whether they are."""
+        place = np.searchsorted(self.own_members, members)
+        return place, self.own_members[place] == members
 
-    def has_query(self, k: int) -> np.ndarray:
-        """Which retrieved images have the query among their k nearest: (R,) bool."""
-        if k == 0:
-            return np.zeros(len(self.retrieved), bool)
-        last = self.neighbours[self.retrieved, k - 1]
-        return (last < 0) | (self.similarity >= self.neighbour_similarity[self.retrieved, k - 1])
-
-    def nearest(self, k: int) -> np.ndarray:
-        """The query, then the retrieved images, each with its k nearest: (1 + R, 1 + k) members, -1 for none."""
-        near = np.full((1 + len(self.retrieved), 1 + k), -1, np.int64)
-        near[0, 0], near[1:, 0] = self.query, self.retrieved
-        near[0, 1 : 1 + len(self.retrieved)] = self.retrieved[:k]
-        near[1:, 1:] = self.neighbours[self.retrieved, :k]
-        near[1:][self.has_query(k), k] = self.query
+    def nearest(self, members: np.ndarray, k: int) -> np.ndarray:
+        """The k nearest of members (M,): (M, k) members, -1 for none."""
+        near = self.neighbours[np.minimum(members, self.query - 1), :k]
+        place, own = self.place(members)
+        near[own] = self.lists[place[own], :k]
         return near
 
     def reciprocal(self, members: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The k-reciprocal neighbours of members, themselves among them, as pairs (place in `members`, member).
-
-        members: ascending, the query and all retrieved images among them.
-        """
-        images = members[:-1]
-        lists, mutual = self.neighbours[images, :k], self.mutual[k][images]
-        has_query = self.has_query(k)
-        holder = self.retrieved[has_query]
-        pushed_out = self.neighbours[holder, k - 1]
-        for image, lost in ((holder, pushed_out), (pushed_out, holder)):
-            known = np.isin(image, images)
-            place = np.searchsorted(images, image[known])
-            which, column = np.nonzero(lists[place] == lost[known, None])
-            mutual[place[which], column] = False
-        place, column = np.nonzero(mutual)
-        gained = self.retrieved[:k][has_query[:k]]
-        sides = (
-            (np.arange(len(members)), members),
-            (place, lists[place, column]),
-            (np.searchsorted(members, gained), np.full(len(gained), self.query)),
-            (np.full(len(gained), len(images)), gained),
-        )
-        return tuple(np.concatenate(side) for side in zip(*sides, strict=True))
+        """The k-reciprocal neighbours of members, themselves among them, as pairs (place in `members`, member)."""
+        near = self.nearest(members, k)
+        back = self.nearest(near.ravel(), k).reshape(*near.shape, k)
+        mutual = (near >= 0) & (back == members[:, None, None]).any(axis=2)
+        place = np.append(np.arange(len(members)), np.nonzero(mutual)[0])
+        return place, np.append(members, near[mutual])
 
     def similarity_of(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Cosines of pairs of members (M,), as far as the lists have them, else of the last that they have."""
-        similarity = np.empty(len(first))
-        of_query = (first == self.query) | (second == self.query)
-        other = np.minimum(first, second)[of_query]
-        match = other[:, None] == self.retrieved
-        similarity[of_query] = np.where(
-            match.any(axis=1), self.similarity[match.argmax(axis=1)], self.similarity[-1]
-        )
-        similarity[~of_query] = self._similarity_of_images(first[~of_query], second[~of_query])
-        similarity[first == second] = 1
+        image, other = np.minimum(first, second), np.maximum(first, second)
+        similarity = np.ones(len(image))
+        of_query = other == self.query
+        place, retrieved = self.place(image[of_query])
+        similarity[of_query] = np.where(retrieved, self.similarity[place], self.last)
+        of_images = ~of_query & (image != other)
+        similarity[of_images] = self._similarity_of_images(image[of_images], other[of_images])
         return similarity
 
     def _similarity_of_images(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        last = self.neighbour_similarity[:, -1]
-        similarity = np.minimum(last[first], last[second]).astype(np.float64)
-        for image, other in ((second, first), (first, second)):
-            pair, place = np.nonzero(self.neighbours[image] == other[:, None])
-            similarity[pair] = self.neighbour_similarity[image[pair], place]
+        similarity = np.full(len(first), -np.inf)
+        for image, other in ((first, second), (second, first)):
+            pair, column = np.nonzero(self.neighbours[image] == other[:, None])
+            similarity[pair] = self.neighbour_similarity[image[pair], column]
+        unknown = similarity == -np.inf
+        similarity[unknown] = np.minimum(self._last_of(first[unknown]), self._last_of(second[unknown]))
         return similarity
 
+    def _last_of(self, images: np.ndarray) -> np.ndarray:
+        known = np.where(self.neighbours[images] >= 0, self.neighbour_similarity[images], 1)
+        return known.min(axis=1, initial=1)
 
-def _jaccard(pool: _Pool, k1: int, half: int, k2: int) -> np.ndarray:
-    """Jaccard distance (R,) of the query's encoding and those of its retrieved images (equation 10)."""
-    near = pool.nearest(k2 - 1)
-    members = np.unique(near[near >= 0])
+
+def _jaccard(pool: _Pool, retrieved: np.ndarray, k1: int, k2: int) -> np.ndarray:
+    """Jaccard distance (R,) of the query's encoding and those of the images that it retrieved (equation 10)."""
+    members = np.append(pool.query, retrieved)
+    near = np.column_stack([members, pool.nearest(members, k2 - 1)])
+    row = np.nonzero(near >= 0)[0]
+    encoded_members, column = np.unique(near[near >= 0], return_inverse=True)
     # Local query expansion: the mean encoding of the k2 nearest (equation 11).
-    row, column = np.nonzero(near >= 0)
-    mean = _sparse(row, np.searchsorted(members, near[row, column]), (len(near), len(members)))
-    encoded = mean @ _encode(pool, members, k1, half)
-    encoded.data /= np.repeat(mean.sum(axis=1), np.diff(encoded.indptr))
+    mean = csr_array((1 / np.bincount(row)[row], (row, column)), shape=(len(near), len(encoded_members)))
+    encoded = mean @ _encode(pool, encoded_members, k1)
     own, others = encoded[[0]].toarray()[0], encoded[1:]
     others.data = np.minimum(others.data, own[others.indices])
     # An encoding sums to 1, so that the maxima sum to 2 less the minima.
@@ -172,7 +139,7 @@ def _jaccard(pool: _Pool, k1: int, half: int, k2: int) -> np.ndarray:
     return 1 - minima / (2 - minima)
 
 
-def _encode(pool: _Pool, members: np.ndarray, k1: int, half: int) -> csr_array:
+def _encode(pool: _Pool, members: np.ndarray, k1: int) -> csr_array:
     """Encodings of members: Gaussian weights of their expanded k-reciprocal neighbours, rows that sum to 1.
 
     A k-reciprocal neighbour brings its own at k1 / 2 in where more than two thirds of them are neighbours already
@@ -180,7 +147,7 @@ def _encode(pool: _Pool, members: np.ndarray, k1: int, half: int) -> csr_array:
     """
     row, neighbour = pool.reciprocal(members, k1)
     candidates, candidate = np.unique(neighbour, return_inverse=True)
-    row_of_half, column_of_half = pool.reciprocal(candidates, half)
+    row_of_half, column_of_half = pool.reciprocal(candidates, int(np.around(k1 / 2)))
     # Every candidate is its own neighbour, and so among the columns.
     columns, column = np.unique(column_of_half, return_inverse=True)
     of_candidate = _sparse(row_of_half, column, (len(candidates), len(columns)))
@@ -191,7 +158,7 @@ def _encode(pool: _Pool, members: np.ndarray, k1: int, half: int) -> csr_array:
     shared.data = (3 * shared.data > 2 * size[shared.indices]).astype(np.float64)
     expanded = (expanded + shared @ of_candidate).tocoo()
     row, column = expanded.row[expanded.data > 0], expanded.col[expanded.data > 0]
-    weights = np.exp(-_distance(pool.similarity_of(members[row], columns[column])))
+    weights = np.exp(pool.similarity_of(members[row], columns[column]) - 1)
     weights /= np.bincount(row, weights)[row]
     return csr_array((weights, (row, column)), shape=expanded.shape)
 

@@ -93,11 +93,13 @@ class Retriever:
         from landmark.k_reciprocal import k_reciprocal_rerank
 
         settings = self._settings.k_reciprocal
-        near = self._index_neighbours(name, retrieval.index, settings.k1)
+        # k2 counts the image itself.
+        near = self._index_neighbours(name, retrieval.index, max(settings.k1, settings.k2 - 1))
+        k1, k2 = min(settings.k1, near.shape[1]), min(settings.k2, near.shape[1] + 1)
 
         def rerank(ranking: np.ndarray, similarity: np.ndarray) -> np.ndarray:
             return k_reciprocal_rerank(
-                ranking, similarity, near["row"], near["similarity"], settings.k1, settings.k2, settings.weight
+                ranking, similarity, near["row"], near["similarity"], k1, k2, settings.weight
             )
 
         return self._reordered(name, retrieval, rerank)
@@ -114,7 +116,7 @@ class Retriever:
                 similarity,
                 near["row"],
                 near["similarity"],
-                settings.neighbours,
+                near.shape[1],
                 settings.query_neighbours,
                 settings.gamma,
                 settings.alpha,
@@ -140,7 +142,7 @@ class Retriever:
         return self._files.array(name, len(queries), _QUERIES, work, f"05 {name}")
 
     def _index_neighbours(self, name: str, index: SearchIndex, k: int) -> np.ndarray:
-        """The k images nearest to each image of the index but itself."""
+        """The k images nearest to each image of the index but itself; all others where there are fewer."""
         k = min(k, len(index.vectors) - 1)
 
         def work(rows: range) -> np.ndarray:
