@@ -1,8 +1,8 @@
 """Ablation: the recipe's run, then the same with parts of the method left out, and one table of the scores.
 
 Reads   the recipe's data and the solutions
-Writes  submissions/<run>/ablation.csv and ablation.md; of each variant a run in input/<run>-<variant>/, which begins
-        with links to the results in input/<run>/, and what its steps say in ablation.log there
+Writes  submissions/<run>/ablation.csv and ablation.md; of each variant a run in input/<run>-<variant>/, which
+        begins with links to the results in input/<run>/, and what its steps say in ablation.log there
 Run     bash run.sh ablation --recipe sample
         python src/ablation.py --recipe sample --variants without-sort without-ban
 """

@@ -35,7 +35,7 @@ _COLUMNS += ["difference", "difference_low", "difference_high", "differs"]
 
 @dataclass(frozen=True)
 class Variant:
-    """The recipe with one part left out: its name, which ends its run's name, and the settings as --set has them."""
+    """The recipe with one part left out: a name, which its run's name ends with, and settings as --set has them."""
 
     name: str
     overrides: tuple[str, ...]
@@ -114,7 +114,7 @@ def choose(
 
 @dataclass(frozen=True)
 class Judged:
-    """Scores of one submission by subset, None for an empty one, and those of drawn test sets, (R,) float64 each."""
+    """Scores of a submission by subset, None for an empty one, and those of drawn test sets, (R,) float64 each."""
 
     scores: Mapping[str, float | None]
     samples: Mapping[str, np.ndarray]
@@ -142,8 +142,9 @@ def compare(metric: str, judged: Mapping[str, Judged]) -> pd.DataFrame:
             if name == FULL or score is None:
                 rows.append(row + [None] * 4)
                 continue
-            low, high = interval(one.samples[subset] - full.samples[subset])
-            rows.append([*row, score - full.scores[subset], low, high, low > 0 or high < 0])
+            # Sums in another order differ in their last digits, which must not mark a difference.
+            low, high = interval(np.round(one.samples[subset] - full.samples[subset], 12))
+            rows.append([*row, round(score - full.scores[subset], 12), low, high, low > 0 or high < 0])
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
@@ -178,8 +179,8 @@ def _aligned(lines: list[list[str]]) -> str:
 
 
 LEGEND = (
-    "In brackets 95 % intervals by 1000 bootstrap draws of the test images. A difference is to the full method on the"
-    " same draws; * where its interval excludes 0.\n"
+    "In brackets 95 % intervals by 1000 bootstrap draws of the test images. A difference is to the full method on"
+    " the same draws; * where its interval excludes 0.\n"
 )
 
 

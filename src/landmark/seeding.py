@@ -7,8 +7,8 @@ from pathlib import Path
 
 from landmark.store import write_json
 
-# What steps 01 to 06 make for good. Not among it: what is written in place (TensorBoard's events, a journal's lines,
-# parts and checkpoints of work that has not ended), locks, and recipe.json, which is each run's own.
+# What steps 01 to 06 make for good. Not among it: what is written in place or belongs to work that has not ended
+# (TensorBoard's events, a journal's lines, parts, checkpoints), locks, and recipe.json, which is each run's own.
 _RESULTS = (
     "*.csv",
     "competition/*",
