@@ -35,9 +35,9 @@ def main(name: str, overrides: list[str], names: list[str]) -> None:
     for variant, why in left_out.items():
         print(f"{variant} is left out: {why}")
     arguments = ["--recipe", name, "--set", f"run={recipe.run}", *overrides]
-    run_steps(STEPS[:1], arguments)
+    run_steps(STEPS[:1], recipe, arguments)
     solutions = find_solutions(recipe)
-    run_steps(STEPS[1:], arguments, recipe.uses_bootstrap)
+    run_steps(STEPS[1:], recipe, arguments)
     runs = {FULL: recipe}
     for variant in chosen:
         settings = [*variant.overrides, f"run={recipe.run}-{variant.name}"]
@@ -60,28 +60,42 @@ def find_solutions(recipe: Recipe) -> dict[str, Path]:
     return solutions
 
 
-def run_steps(steps: list[Path], arguments: list[str], bootstrap: bool = False, log: Path | None = None) -> None:
-    """Run steps one after the other; with `bootstrap` that round's 01 and 02 before them.
+def run_steps(steps: list[Path], recipe: Recipe, arguments: list[str], log: Path | None = None) -> None:
+    """Run steps in order, and those of the bootstrap round before them where something starts from it.
 
-    What they say goes to `log`, or is shown. Raises UserError with a step's own error, and SystemExit where that
-    was shown.
+    What they say is shown, or goes to `log`.
     """
-    first = [(step, ["--round", "bootstrap"]) for step in steps if step.name[:2] in ("01", "02")]
-    for step, more in first * bootstrap + [(step, []) for step in steps]:
+    in_order = [(step, []) for step in steps]
+    if recipe.uses_bootstrap:
+        first = [step for step in steps if step.name[:2] in ("01", "02")]
+        in_order = [(step, ["--round", "bootstrap"]) for step in first] + in_order
+    for step, more in in_order:
         started = time.monotonic()
-        command = [sys.executable, str(step), *arguments, *more]
+        run_step(step, [*arguments, *more], log)
         if log is None:
-            code = subprocess.run(command, check=False).returncode
-            if code > 0:
-                sys.exit(code)
             print(f"   ({time.monotonic() - started:.0f} s)")
-        else:
-            with log.open("ab") as file:
-                code = subprocess.run(command, check=False, stdout=file, stderr=file).returncode
-        if code:
-            said = log.read_text(encoding="utf-8", errors="replace").splitlines() if log and code > 0 else []
-            why = said[-1].removeprefix("error: ") if said else f"stopped by signal {-code}"
-            raise UserError(f"step {step.stem}{f' ({log})' if log else ''}: {why}")
+
+
+def run_step(step: Path, arguments: list[str], log: Path | None) -> None:
+    """Run one step as a process of its own.
+
+    A step that fails ends this one too: with SystemExit where it has shown its error, else with a UserError.
+    """
+    command = [sys.executable, str(step), *arguments]
+    if log is None:
+        code = subprocess.run(command, check=False).returncode
+        if code > 0:
+            sys.exit(code)
+    else:
+        with log.open("ab") as file:
+            code = subprocess.run(command, check=False, stdout=file, stderr=file).returncode
+    if code < 0:
+        raise UserError(f"step {step.stem} was stopped by signal {-code}; run the same command again to go on")
+    if code > 0:
+        said = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        # Of a step that broke down without an error of its own, the last line of the traceback.
+        told = [line for line in said if line.startswith("error: ")] or said or ["it said nothing"]
+        raise UserError(f"{log}, step {step.stem}: {told[-1].removeprefix('error: ')}")
 
 
 def run_variant(variant: Variant, recipe: Recipe, changed: Recipe, arguments: list[str]) -> None:
@@ -108,7 +122,7 @@ def run_variant(variant: Variant, recipe: Recipe, changed: Recipe, arguments: li
     log = changed.work / "ablation.log"
     log.unlink(missing_ok=True)
     # Step 07 would write what the table needs only in part.
-    run_steps(STEPS[1:-1], arguments, changed.uses_bootstrap, log)
+    run_steps(STEPS[1:-1], changed, arguments, log)
     job.finish()
     print(f"   ({time.monotonic() - started:.0f} s)")
 

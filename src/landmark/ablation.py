@@ -35,7 +35,7 @@ _COLUMNS += ["difference", "difference_low", "difference_high", "differs"]
 
 @dataclass(frozen=True)
 class Variant:
-    """The recipe with one part left out: a name, which its run's name ends with, and settings as --set has them."""
+    """The recipe with one part left out: the end of its run's name, and settings as --set has them."""
 
     name: str
     overrides: tuple[str, ...]
