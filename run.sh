@@ -7,6 +7,7 @@ here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 usage() {
     cat <<'TEXT'
 bash run.sh [--recipe NAME] [--set KEY=VALUE ...] [--from NN | --only NN]
+bash run.sh ablation [--recipe NAME] [--set KEY=VALUE ...] [--variants NAME ...]
 bash run.sh test [pytest arguments]
 
 Sets up a Python environment (once), then runs the steps of the solution in order. What is done and still up to
@@ -17,6 +18,10 @@ date is not done again.
                     --set models.arcface.weight=0.5
   --from NN         start with step NN (00 to 07)
   --only NN         run step NN alone
+  ablation          run all steps, then the method with parts left out, reusing what is common, and write one table
+                    of the scores, submissions/RUN/ablation.csv and ablation.md; the data must have its solutions
+  --variants NAME   of the ablation, only these: without-cleaning, soft-only, hard-only, without-finetune, only-MODEL,
+                    single-scale, without-dqe, without-sort, without-insert, without-inliers, without-ban
   test              run the tests
 
 Steps: 00 sample  01 clean  02 train  03 fine-tune  04 extract  05 retrieve  06 recognize  07 submit
@@ -85,6 +90,12 @@ run_tests() {
     exec "$python" -m pytest "$@"
 }
 
+run_ablation() {
+    [[ -z "$first$only" ]] || fail "ablation runs all steps; leave out --from and --only"
+    set_up
+    exec "$python" "$here/src/ablation.py" --recipe "$recipe" ${overrides[@]+--set "${overrides[@]}"} "$@"
+}
+
 steps=(00_sample 01_clean 02_train 03_finetune 04_extract 05_retrieve 06_recognize 07_submit)
 recipe=sample
 first=
@@ -93,6 +104,7 @@ overrides=()
 while [[ $# -gt 0 ]]; do
     case "$1" in
         test) shift; run_tests "$@" ;;
+        ablation) shift; run_ablation "$@" ;;
         -h | --help) usage; exit 0 ;;
         --recipe | --set | --from | --only)
             [[ $# -ge 2 ]] || fail "$1 needs a value; see bash run.sh --help"

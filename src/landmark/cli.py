@@ -4,8 +4,8 @@ import argparse
 import inspect
 import os
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 from landmark.errors import UserError
 from landmark.ranks import open_ranks
@@ -25,26 +25,44 @@ MODELS = {
 }
 
 
+def recipe_parser(description: str) -> argparse.ArgumentParser:
+    """A parser of --recipe and --set."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="sample", help="a name in src/recipes, or a YAML file")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override settings"
+    )
+    return parser
+
+
+@contextmanager
+def errors_told() -> Iterator[None]:
+    """Tell the user's errors in one line with exit code 1; lines appear as they are printed also in a file."""
+    sys.stdout.reconfigure(line_buffering=True)
+    try:
+        yield
+    except (UserError, OSError) as error:
+        # An OSError is a full disk, a missing right or the like; its text names the file.
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("stopped; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
 def run_step(main: Callable[..., None], shared: bool = False, flags: dict[str, dict] | None = None) -> None:
     """Parse --recipe, --set and --round, run `main`, and tell the user's errors in one line with exit code 1.
 
     main takes the recipe and, where the processes of torchrun share the step's work, its place among them. flags:
     more of argparse's options, whose values main takes by name.
     """
-    description = inspect.getdoc(sys.modules[main.__module__])
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="sample", help="a name in src/recipes, or a YAML file")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override settings"
-    )
+    parser = recipe_parser(inspect.getdoc(sys.modules[main.__module__]))
     parser.add_argument(
         "--round", choices=["bootstrap", "main"], default="main", help="of a recipe with a bootstrap round"
     )
     added = [parser.add_argument(flag, **options).dest for flag, options in (flags or {}).items()]
     arguments = parser.parse_args()
     values = {name: getattr(arguments, name) for name in added}
-    # Lines appear as they are printed also where stdout is a file.
-    sys.stdout.reconfigure(line_buffering=True)
     leads = int(os.environ.get("RANK", "0")) == 0
     if not (leads or shared):
         # Under torchrun the first process works alone: the same files as without it, though not sooner.
@@ -52,7 +70,7 @@ def run_step(main: Callable[..., None], shared: bool = False, flags: dict[str, d
     if not shared:
         # The machine is this process's alone.
         os.environ.pop("LOCAL_WORLD_SIZE", None)
-    try:
+    with errors_told():
         recipe = load_recipe(arguments.recipe, arguments.set)
         if arguments.round == "bootstrap":
             recipe = recipe.bootstrap
@@ -64,10 +82,3 @@ def run_step(main: Callable[..., None], shared: bool = False, flags: dict[str, d
                     main(recipe, ranks, **values)
             else:
                 main(recipe, **values)
-    except (UserError, OSError) as error:
-        # An OSError is a full disk, a missing right or the like; its text names the file.
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
