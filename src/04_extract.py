@@ -5,17 +5,15 @@ Writes  input/<run>/descriptors/<model>/<split>.npy with ids in <split>.txt, and
 Run     python src/04_extract.py --recipe sample
 """
 
-from pathlib import Path
-
 from landmark.cli import run_step
 from landmark.competition import SPLITS, Competition, open_competition
 from landmark.descriptor_files import DescriptorFile
-from landmark.fitting import model_path
 from landmark.parts import clear_parts
 from landmark.plan import made_by, open_job
 from landmark.ranks import ALONE
 from landmark.recipe import Recipe
-from landmark.settings import Model, weights_files
+from landmark.settings import Model
+from landmark.weights import member_inputs, open_member
 
 
 def main(recipe: Recipe) -> None:
@@ -26,16 +24,8 @@ def main(recipe: Recipe) -> None:
         join_models(recipe, split)
 
 
-def checkpoint_of(recipe: Recipe, model: Model) -> dict[Path, str]:
-    """The file with the model's weights, and how to come by it; nothing for ImageNet's or none."""
-    if model.loss is None:
-        return weights_files(model.weights)
-    finetuned = model.finetune is not None
-    return {model_path(recipe, model, finetuned): made_by("03_finetune" if finetuned else "02_train")}
-
-
 def extract_model(recipe: Recipe, competition: Competition, model: Model) -> None:
-    checkpoint = checkpoint_of(recipe, model)
+    weights = member_inputs(recipe, model)
     net = None
     for split in SPLITS:
         file = DescriptorFile(recipe.work / "descriptors" / model.name, split)
@@ -43,7 +33,7 @@ def extract_model(recipe: Recipe, competition: Competition, model: Model) -> Non
             recipe,
             f"04_extract-{model.name}",
             split=split,
-            reads={competition.table(f"{split}.csv"): "it belongs to the competition's data", **checkpoint},
+            reads={competition.table(f"{split}.csv"): "it belongs to the competition's data", **weights},
             writes=file.paths,
             images=competition.state(split),
         )
@@ -52,16 +42,10 @@ def extract_model(recipe: Recipe, competition: Competition, model: Model) -> Non
             continue
         job.start()
         # Imported here, so that a step with nothing to do ends before torch is loaded.
-        from landmark.checkpoints import load_model
         from landmark.descriptors import describe_split
-        from landmark.network import descriptor_net, load_backbone
 
         if net is None:
-            net = descriptor_net(model)
-            if model.loss:
-                load_model(next(iter(checkpoint)), net)
-            else:
-                load_backbone(net, model.backbone, model.weights)
+            net = open_member(recipe, model)
         count, bad = describe_split(
             net,
             competition,

@@ -1,8 +1,8 @@
 """Global descriptors: multi-scale extraction."""
 
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,9 +24,17 @@ _PIECE = 4  # images that one thread of a CPU describes at a time
 
 
 def extract(
-    net: DescriptorNet, paths: list[Path], settings: Scales, device: torch.device, workers: int, what: str
+    net: DescriptorNet,
+    paths: Sequence,
+    settings: Scales,
+    device: torch.device,
+    workers: int,
+    what: str,
+    read: Callable[[object], np.ndarray] = read_image,
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Unit-length descriptors (N, D) float32 of N images, and for those left out, row -> reason.
+
+    read: makes an image of each of `paths`, or raises BadImage.
 
     An image is decoded once and described at each scale; the unit descriptors are averaged and brought to unit
     length again. Images of one shape are batched, and each shape holds at most one batch of waiting images. On a
@@ -38,9 +46,9 @@ def extract(
     bad: dict[int, str] = {}
     waiting: dict[tuple[int, int], list] = defaultdict(list)
 
-    def scaled(path: Path) -> list | str:
+    def scaled(path: object) -> list | str:
         try:
-            image = read_image(path)
+            image = read(path)
         except BadImage as error:
             return str(error)
         shapes = (inference_size(*image.shape[:2], settings.longest_side * s) for s in settings.scales)
