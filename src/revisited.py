@@ -42,6 +42,7 @@ FLAGS = {
     },
 }
 SPLITS = ("images", "queries")
+_TRUTH = "it belongs to the benchmark"
 
 
 def main(recipe: Recipe, benchmarks: Path, chosen: list[str]) -> None:
@@ -55,7 +56,7 @@ def main(recipe: Recipe, benchmarks: Path, chosen: list[str]) -> None:
     job = open_job(
         recipe,
         "revisited",
-        reads={truth_path(benchmarks, b.name): "" for b in every}
+        reads={truth_path(benchmarks, b.name): _TRUTH for b in every}
         | {path: "run the same command again" for file in members for path in file.paths},
         writes=[figures_path, table_path],
         images=states,
@@ -89,7 +90,7 @@ def describe_benchmarks(
                 recipe,
                 f"revisited-{model.name}",
                 split=f"{benchmark.name}.{split}",
-                reads={truth: "", **weights},
+                reads={truth: _TRUTH, **weights},
                 writes=file.paths,
                 images=state,
             )
@@ -107,9 +108,9 @@ def describe_benchmarks(
 def describe(
     net, recipe: Recipe, benchmark: Benchmark, split: str, file: DescriptorFile, key: str, what: str
 ) -> None:
-    """Write the net's descriptors of the benchmark's images or cropped queries, part by part (see Parts for `key`).
+    """Write the net's descriptors of the benchmark's images or cropped queries, part by part.
 
-    Raises UserError for one that cannot be read: without it the figures would not be the benchmark's.
+    key: see Parts. Raises UserError for one that cannot be read: without it the figures would not be the benchmark's.
     """
     # Imported here, so that a run with nothing to do ends before torch is loaded.
     from landmark.descriptors import extract
@@ -151,7 +152,10 @@ def score(recipe: Recipe, benchmark: Benchmark) -> dict[str, dict[str, float]]:
 
 
 def write_figures(figures: dict[str, dict[str, dict[str, float]]], path: Path, table: Path) -> None:
-    """Write benchmark -> setup -> figure as JSON, and as CSV benchmark,setup,map,mp1,mp5,mp10; NaN is null, empty."""
+    """Write benchmark -> setup -> figure as JSON, and as CSV with a row for each setup.
+
+    A figure that is NaN, since no query of the setup has an image to find, is null there and empty here.
+    """
     rows = [(name, setup, *values.values()) for name, of in figures.items() for setup, values in of.items()]
     write_table(table, pd.DataFrame(rows, columns=["benchmark", "setup", *FIGURES]))
     write_json(

@@ -36,8 +36,8 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 class Benchmark:
     """N database images and Q queries, by name; `folder` has the ground truth and the images in jpg/.
 
-    boxes: (Q, 4) float64, x1, y1, x2, y2 in pixels of the query's image. truth: of each query the rows of its easy,
-    hard and junk images among the N, int64.
+    boxes: (Q, 4) float64, x1, y1, x2, y2 in pixels of the query's image. truth: of each query the rows of its
+    easy, hard and junk images among the N, int64.
     """
 
     folder: Path
@@ -79,8 +79,8 @@ class Benchmark:
                 stat = os.stat(self.path(name))
             except FileNotFoundError:
                 raise UserError(
-                    f"{self.path(name)} is missing; {truth_path(self.folder.parent, self.name)} lists it, so put all"
-                    f" images of {self.name} there"
+                    f"{self.path(name)} is missing; {truth_path(self.folder.parent, self.name)} lists it, so"
+                    f" put all images of {self.name} there"
                 ) from None
             digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
         return digest.hexdigest()
@@ -157,12 +157,10 @@ def read_benchmark(folder: Path, name: str) -> Benchmark:
         raise UserError(f"{path}: holds a {type(content).__name__}, not a dictionary with imlist, qimlist and gnd")
     images, queries, truth = (_list(path, content, key) for key in ("imlist", "qimlist", "gnd"))
     for key, names in (("imlist", images), ("qimlist", queries)):
-        for image in names:
+        for number, image in enumerate(names, 1):
             # They become file names, and stand in lists one a line.
             if not (isinstance(image, str) and re.fullmatch(_NAME, image)):
-                raise UserError(
-                    f"{path}: {key} has {str(image)[:60]!r}, which is not an image's name without .jpg"
-                )
+                raise UserError(f"{path}: {key}, number {number}, is not an image's name; take the official file")
         if not names:
             raise UserError(f"{path}: {key} is empty")
     if len(truth) != len(queries):
@@ -173,7 +171,7 @@ def read_benchmark(folder: Path, name: str) -> Benchmark:
         if not isinstance(entry, dict):
             raise UserError(f"{path}: {where}a {type(entry).__name__}, not a dictionary")
         box = _list(path, entry, "bbx", where)
-        if len(box) != 4 or not all(isinstance(v, int | float) and math.isfinite(v) for v in box):
+        if len(box) != 4 or not all(isinstance(side, int | float) and abs(side) < 1e9 for side in box):
             raise UserError(f"{path}: {where}bbx must be four numbers x1, y1, x2, y2")
         boxes.append(box)
         graded.append({grade: _rows(path, entry, grade, where, len(images)) for grade in _GRADES})
@@ -190,9 +188,9 @@ def _list(path: Path, values: dict, key: str, where: str = "") -> list:
 
 def _rows(path: Path, entry: dict, grade: str, where: str, count: int) -> np.ndarray:
     rows = _list(path, entry, grade, where)
-    for row in rows:
+    for number, row in enumerate(rows, 1):
         if not (isinstance(row, int) and 0 <= row < count):
-            raise UserError(f"{path}: {where}{grade} has {str(row)[:60]!r}; rows of imlist are 0 to {count - 1}")
+            raise UserError(f"{path}: {where}{grade}, number {number}, is not a row of imlist, 0 to {count - 1}")
     return np.array(rows, np.int64)
 
 
@@ -205,7 +203,7 @@ class _DType:
 
     def __init__(self, code: str, align: object = None, copy: object = None):
         if not re.fullmatch(r"[biuf][1248]|[US]\d{1,4}|O\d?", code):
-            raise _Refused(f"numpy.dtype({code!r})")
+            raise _Refused(ascii(f"numpy.dtype {code}"[:80]))
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state: tuple) -> None:
@@ -257,7 +255,7 @@ class _Unpickler(pickle.Unpickler):
         try:
             return _STANDINS[module, name]
         except KeyError:
-            raise _Refused(f"{module}.{name}") from None
+            raise _Refused(ascii(f"{module}.{name}"[:80])) from None
 
 
 def _load(path: Path) -> object:

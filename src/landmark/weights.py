@@ -45,7 +45,7 @@ def open_representation(recipe: Recipe):
 
 
 def member_inputs(recipe: Recipe, model: Model) -> dict[Path, str]:
-    """The file with the weights of a member of the ensemble, and how to come by it; none for ImageNet's or none."""
+    """The file with the weights of a member of the ensemble, if it is one, and how to come by it."""
     if model.loss is None:
         return weights_files(model.weights)
     finetuned = model.finetune is not None
