@@ -110,7 +110,7 @@ def describe(
 ) -> None:
     """Write the net's descriptors of the benchmark's images or cropped queries, part by part.
 
-    key: see Parts. Raises UserError for one that cannot be read: without it the figures would not be the benchmark's.
+    key: see Parts. Raises UserError for one that cannot be read, since the figures would not be the benchmark's.
     """
     # Imported here, so that a run with nothing to do ends before torch is loaded.
     from landmark.descriptors import extract
