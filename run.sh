@@ -9,6 +9,7 @@ usage() {
 bash run.sh [--recipe NAME] [--set KEY=VALUE ...] [--from NN | --only NN]
 bash run.sh ablation [--recipe NAME] [--set KEY=VALUE ...] [--variants NAME ...]
 bash run.sh test [pytest arguments]
+bash run.sh revisited [--recipe NAME] [--set KEY=VALUE ...] --benchmarks FOLDER [--names NAME ...]
 
 Sets up a Python environment (once), then runs the steps of the solution in order. What is done and still up to
 date is not done again.
@@ -23,6 +24,8 @@ date is not done again.
   --variants NAME   of the ablation, only these: without-cleaning, soft-only, hard-only, without-finetune, only-MODEL,
                     single-scale, without-dqe, without-sort, without-insert, without-inliers, without-ban
   test              run the tests
+  revisited         score the recipe's models on the benchmarks of FOLDER, roxford5k and rparis6k or those of --names;
+                    FOLDER/NAME has gnd_NAME.pkl and jpg/. Trained models must be there: run the steps first
 
 Steps: 00 sample  01 clean  02 train  03 fine-tune  04 extract  05 retrieve  06 recognize  07 submit
 Where a recipe's step 01 starts from a bootstrap round, that round's 01 and 02 run before it.
@@ -97,6 +100,12 @@ run_ablation() {
 }
 
 steps=(00_sample 01_clean 02_train 03_finetune 04_extract 05_retrieve 06_recognize 07_submit)
+
+if [[ "${1:-}" == revisited ]]; then
+    set_up
+    exec "$python" "$here/src/revisited.py" "${@:2}"
+fi
+
 recipe=sample
 first=
 only=

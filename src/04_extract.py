@@ -10,12 +10,12 @@ from pathlib import Path
 from landmark.cli import run_step
 from landmark.competition import SPLITS, Competition, open_competition
 from landmark.descriptor_files import DescriptorFile, EnsembleFiles
-from landmark.fitting import model_path
 from landmark.parts import clear_parts
 from landmark.plan import made_by, open_job
 from landmark.ranks import Ranks
 from landmark.recipe import Recipe
-from landmark.settings import Model, weights_files
+from landmark.settings import Model
+from landmark.weights import member_inputs, open_member, whitening_inputs
 
 _LEARNED_FROM = 250_000  # train images at most, from which whitening is learned
 
@@ -25,22 +25,15 @@ def main(recipe: Recipe, ranks: Ranks) -> None:
     for model in recipe.models:
         extract_model(recipe, competition, model, ranks)
     if ranks.first:
-        whitening = learn(recipe) if recipe.ensemble.whiten else None
+        for whitening in whitening_inputs(recipe):
+            learn(recipe, whitening)
         for split in SPLITS:
-            join_models(recipe, split, whitening)
+            join_models(recipe, split)
     ranks.wait()
 
 
-def checkpoint_of(recipe: Recipe, model: Model) -> dict[Path, str]:
-    """The file with the model's weights, and how to come by it; nothing for ImageNet's or none."""
-    if model.loss is None:
-        return weights_files(model.weights)
-    finetuned = model.finetune is not None
-    return {model_path(recipe, model, finetuned): made_by("03_finetune" if finetuned else "02_train")}
-
-
 def extract_model(recipe: Recipe, competition: Competition, model: Model, ranks: Ranks) -> None:
-    checkpoint = checkpoint_of(recipe, model)
+    weights = member_inputs(recipe, model)
     net = None
     for split in SPLITS:
         file = DescriptorFile(recipe.work / "descriptors" / model.name, split)
@@ -49,7 +42,7 @@ def extract_model(recipe: Recipe, competition: Competition, model: Model, ranks:
             recipe,
             f"04_extract-{model.name}",
             split=split,
-            reads={competition.table(f"{split}.csv"): "it belongs to the competition's data", **checkpoint},
+            reads={competition.table(f"{split}.csv"): "it belongs to the competition's data", **weights},
             writes=file.paths,
             images=state,
         )
@@ -60,20 +53,10 @@ def extract_model(recipe: Recipe, competition: Competition, model: Model, ranks:
         if ranks.first:
             job.start()
         # Imported here, so that a step with nothing to do ends before torch is loaded.
-        import torch
-
-        from landmark.checkpoints import load_model
         from landmark.descriptors import describe_split
-        from landmark.network import descriptor_net, load_backbone
 
         if net is None:
-            # With weights: none every process draws the same ones.
-            torch.manual_seed(recipe.seed)
-            net = descriptor_net(model)
-            if model.loss:
-                load_model(next(iter(checkpoint)), net)
-            else:
-                load_backbone(net, model.backbone, model.weights)
+            net = open_member(recipe, model)
         count, bad = describe_split(
             net,
             competition,
@@ -100,33 +83,30 @@ def members_of(recipe: Recipe, split: str) -> tuple[list[DescriptorFile], list[f
     return members, [model.weight for model in recipe.models], reads
 
 
-def learn(recipe: Recipe) -> Path:
-    """The whitening that the train images teach, as a file."""
+def learn(recipe: Recipe, target: Path) -> None:
+    """Write the whitening that the train images teach."""
     members, weights, reads = members_of(recipe, "train")
-    target = recipe.work / "descriptors" / "whitening.npz"
     job = open_job(recipe, "04_whiten", reads=reads, writes=[target])
-    if not job.is_done():
-        job.start()
-        from landmark.whitening import learn_whitening
+    if job.is_done():
+        return
+    job.start()
+    from landmark.whitening import learn_whitening
 
-        vectors = EnsembleFiles(members, weights).sample(_LEARNED_FROM)
-        learn_whitening(vectors, recipe.ensemble.whiten).write(target)
-        job.finish()
-    return target
+    vectors = EnsembleFiles(members, weights).sample(_LEARNED_FROM)
+    learn_whitening(vectors, recipe.ensemble.whiten).write(target)
+    job.finish()
 
 
-def join_models(recipe: Recipe, split: str, whitening: Path | None) -> None:
+def join_models(recipe: Recipe, split: str) -> None:
     members, weights, reads = members_of(recipe, split)
     joined = DescriptorFile(recipe.work / "descriptors", split)
-    if whitening:
-        reads[whitening] = made_by("04_extract")
-    job = open_job(recipe, "04_join", split=split, reads=reads, writes=joined.paths)
+    job = open_job(recipe, "04_join", split=split, reads=reads | whitening_inputs(recipe), writes=joined.paths)
     if job.is_done():
         return
     job.start()
     from landmark.whitening import read_whitening
 
-    joined.write_joined(EnsembleFiles(members, weights), read_whitening(whitening) if whitening else None)
+    joined.write_joined(EnsembleFiles(members, weights), *map(read_whitening, whitening_inputs(recipe)))
     job.finish()
     vectors, _ = joined.read()
     print(f"04 extract: {split}: {len(vectors)} descriptors of {vectors.shape[1]} numbers")

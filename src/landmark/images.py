@@ -33,8 +33,8 @@ class BadImage(Exception):
     """A file that is not there or does not decode; the message says which."""
 
 
-def read_image(path, shrink: int = 1) -> np.ndarray:
-    """Decode an image to RGB (H, W, 3) uint8, turned as its EXIF orientation says. Raises BadImage.
+def read_image(path, shrink: int = 1, turned: bool = True) -> np.ndarray:
+    """Decode an image to RGB (H, W, 3) uint8, `turned` as its EXIF orientation says. Raises BadImage.
 
     shrink: 1, 2, 4 or 8; each side of a JPEG comes out by that much smaller, in half the time or less. Other
     formats come out whole: OpenCV would leave out pixels of theirs.
@@ -45,7 +45,8 @@ def read_image(path, shrink: int = 1) -> np.ndarray:
         # Asked first, since OpenCV warns on the terminal, once per image.
         raise BadImage(f"{path} is missing")
     try:
-        image = cv2.imread(str(path), _SHRUNK[shrink] | cv2.IMREAD_COLOR_RGB)
+        orientation = 0 if turned else cv2.IMREAD_IGNORE_ORIENTATION
+        image = cv2.imread(str(path), _SHRUNK[shrink] | cv2.IMREAD_COLOR_RGB | orientation)
     except cv2.error:
         # For example a header that asks for more pixels than OpenCV allows.
         image = None

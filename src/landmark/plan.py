@@ -70,6 +70,9 @@ def job_settings(recipe: Recipe) -> dict[str, dict]:
     plan["06_verify"] = {"recognition": recognition, **shared, **geometry}
     plan["06_recognize"] = {"recognition": recognition | ban, "gallery": recipe.gallery}
     plan["07_submit"] = {}
+    for model in recipe.models:
+        plan[f"revisited-{model.name}"] = plan[f"04_extract-{model.name}"]
+    plan["revisited"] = plan["04_join"]
     return plan
 
 
@@ -87,8 +90,8 @@ def open_job(
     Raises UserError when what an earlier step made lies there, but was made with other settings than these.
     """
     plan, done = job_settings(recipe), recipe.work / "done"
-    # Steps 05 and 06 both build on 04 and not on each other.
-    before = "05" if name[:2] == "06" else name[:2]
+    # Steps 05 and 06 both build on 04 and not on each other; the benchmarks, as 04 does, on 03.
+    before = "05" if name[:2] == "06" else "04" if name.startswith("revisited") else name[:2]
     for earlier, settings in plan.items():
         # What works on one model does not build on the others.
         of_other_model = "-" in name and "-" in earlier and name.split("-", 1)[1] != earlier.split("-", 1)[1]

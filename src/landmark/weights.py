@@ -1,4 +1,4 @@
-"""Where the weights that step 01 starts from lie, and the networks they belong to."""
+"""Where the weights lie that step 01 starts from and that images are described with, and their networks."""
 
 from pathlib import Path
 
@@ -46,6 +46,39 @@ def open_representation(recipe: Recipe):
         net = DescriptorNet(source.backbone, 0, source.gem_p)
         load_backbone(net, source.backbone, weights)
     return net
+
+
+def member_inputs(recipe: Recipe, model: Model) -> dict[Path, str]:
+    """The file with the weights of a member of the ensemble, if it is one, and how to come by it."""
+    if model.loss is None:
+        return weights_files(model.weights)
+    finetuned = model.finetune is not None
+    return {model_path(recipe, model, finetuned): made_by("03_finetune" if finetuned else "02_train")}
+
+
+def open_member(recipe: Recipe, model: Model):
+    """The network of a member of the ensemble as its last step left it.
+
+    Raises UserError when the weights are not to be had or do not fit the recipe's network.
+    """
+    import torch
+
+    from landmark.checkpoints import load_model
+    from landmark.network import descriptor_net, load_backbone
+
+    # With `weights: none` it keeps what it is made with, which has to be the same in every process.
+    torch.manual_seed(recipe.seed)
+    net = descriptor_net(model)
+    if model.loss:
+        load_model(next(iter(member_inputs(recipe, model))), net)
+    else:
+        load_backbone(net, model.backbone, model.weights)
+    return net
+
+
+def whitening_inputs(recipe: Recipe) -> dict[Path, str]:
+    """The file with the ensemble's whitening, where the recipe has one, and how to come by it."""
+    return {recipe.work / "descriptors" / "whitening.npz": made_by("04_extract")} if recipe.ensemble.whiten else {}
 
 
 def delf_weights(recipe: Recipe) -> Path | None:
