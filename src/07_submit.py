@@ -122,7 +122,8 @@ def show(path: Path) -> None:
         gain = {s: None if final[s] is None else final[s] - plain[s] for s in SUBSETS}
         print(table_row(f"{task} gain", gain, known.get("gain"), "+.4f"))
     for task, others in figures.items():
-        for name, values in others.items():
+        # By length, so that mp5 stands before mp10.
+        for name, values in sorted(others.items(), key=lambda item: (len(item[0]), item[0])):
             print(table_row(f"{task} {name}", values, None))
 
 

@@ -53,7 +53,7 @@ def test_batches_are_full_until_too_many_images_wait():
     order = ["wide"] * 5 + ["tall", "square"] + ["wide"] * 3 + ["tall"] * 4
     images = [(row, np.empty(shapes[name])) for row, name in enumerate(order)]
     batches = [[row for row, _ in batch] for batch in descriptors._by_shape(images, 4)]
-    assert batches == [[0, 1, 2, 3], [4, 7, 8, 9], [5, 10, 11, 12], [6], [13]]
+    assert batches == [[0, 1, 2, 3], [4, 7, 8, 9], [5, 10, 11, 12], [13], [6]]
 
     given, held, out = 0, [], []
 

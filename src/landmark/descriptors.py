@@ -1,5 +1,6 @@
 """Global descriptors: multi-scale extraction."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 
@@ -95,7 +96,8 @@ def _by_shape(images: Iterable[tuple[int, np.ndarray]], size: int) -> Iterator[_
             yield waiting.pop(image.shape)
         elif sum(map(len, waiting.values())) >= _WAITING * size:
             yield waiting.pop(max(waiting, key=lambda shape: (len(waiting[shape]), shape)))
-    for shape in sorted(waiting):
+    # The largest first, so that the threads end together.
+    for shape in sorted(waiting, key=lambda shape: (-len(waiting[shape]) * math.prod(shape), shape)):
         yield waiting[shape]
 
 

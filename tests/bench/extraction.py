@@ -1,6 +1,6 @@
 """Step 04's extraction, decoding included, beside the pure forward pass over the same shapes.
 
-Run     python tests/bench/extraction.py [--backbone resnet50] [--images 24] [--longest-side 800] [--rounds 2]
+Run     python tests/bench/extraction.py [--backbone resnet50] [--images 32] [--longest-side 800] [--rounds 2]
 
 Photographs of the mixed aspects of a real collection are rendered and written as JPEGs of 1600 pixels (or taken
 from --folder). The whole step reads them, scales them, batches them by shape, describes them at three scales and
@@ -93,7 +93,7 @@ def pure_forward(net, shapes: Counter, size: int, threads: int, device: torch.de
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="resnet50", help="a timm model; its speed does not need its weights")
-    parser.add_argument("--images", type=int, default=24)
+    parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--folder", type=Path, help="JPEGs to take instead of rendered ones")
     parser.add_argument("--longest-side", type=int, default=800)
     parser.add_argument("--rounds", type=int, default=2)
