@@ -46,7 +46,7 @@ def main(recipe: Recipe) -> None:
         for kind in ("", "_plain")
     }
     reads |= {competition.table(f"{split}.csv"): "it belongs to the data" for split in ("train", "index", "test")}
-    reads |= {path: "" for path in solutions.values() if path}
+    reads |= {path: "" for path in (competition.submission_table, *solutions.values()) if path}
     if competition.table("landmarks.csv").exists():
         reads[competition.table("landmarks.csv")] = ""
     job = open_job(recipe, "07_submit", reads=reads, writes=[retrieval, recognition, scores, picture, answers])
@@ -68,7 +68,7 @@ def main(recipe: Recipe) -> None:
 
 def submit(recipe: Recipe, competition: Competition, retrieval: Path, recognition: Path) -> None:
     """Write both submissions with a row for every test image, and validate what lies on disk."""
-    test_ids = competition.ids("test")
+    test_ids = competition.submission_ids()
     ranked = read_retrieval(recipe.work / "retrieval.csv")
     write_retrieval(retrieval, test_ids, [ranked.get(i, []) for i in test_ids])
     validate_retrieval(retrieval, test_ids, competition.ids("index"))

@@ -14,6 +14,7 @@ from landmark.recipe import Recipe
 from landmark.store import atomic_path
 
 SPLITS = ("train", "index", "test")
+MICRO = "gldv2_micro.csv"
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 # Of every class of a plain folder; the rest, about half, is to learn from.
 _INDEX_SHARE, _TEST_SHARE = 0.3, 0.2
@@ -50,6 +51,19 @@ class Competition:
             return self.train["id"].tolist()
         return _read_ids(self.table(f"{split}.csv"), ["id"])["id"].tolist()
 
+    def submission_ids(self) -> list[str]:
+        """Test ids that a submission has a row for: the whole competition's, where test.csv is a part of them.
+
+        Then metadata/test.csv is the whole; a download or a notebook that takes a part of the data writes it.
+        """
+        return _read_ids(self.submission_table, ["id"])["id"].tolist()
+
+    @property
+    def submission_table(self) -> Path:
+        """The table of those ids."""
+        whole = self.table("metadata/test.csv")
+        return whole if whole.exists() else self.table("test.csv")
+
     def solution(self, task: str) -> Path | None:
         """The solution of "retrieval" or "recognition", under its plain or its published name, or None."""
         names = (f"{task}_solution.csv", f"{task}_solution_v2.1.csv")
@@ -85,13 +99,16 @@ def check_folder(recipe: Recipe) -> None:
     """Raise UserError when the recipe's `data` is no folder, unless the recipe renders it."""
     if recipe.sample is None and not recipe.data.is_dir():
         what = "is a file, not a folder" if recipe.data.exists() else "is not there"
-        raise UserError(f"data: {recipe.data} {what}; give --set data=FOLDER")
+        fetched = recipe.bucket is not None or recipe.kaggle.dataset is not None
+        way = f"bash run.sh download --recipe {recipe.name} fetches it, or " if fetched else ""
+        raise UserError(f"data: {recipe.data} {what}; {way}give --set data=FOLDER")
 
 
 def open_competition(recipe: Recipe) -> Competition:
     """The competition that the recipe's `data` holds.
 
-    Raises UserError when the folder is neither a GLDv2 layout (with train.csv) nor class folders with images.
+    Raises UserError when the folder is none of: a GLDv2 layout (with train.csv), the data set GLDv2-micro (with
+    gldv2_micro.csv), class folders with images.
     """
     data = recipe.data
     if (data / "train.csv").exists():
@@ -107,12 +124,12 @@ def open_competition(recipe: Recipe) -> Competition:
             " (photographs of your own want --recipe photos)"
         )
     check_folder(recipe)
-    files = _class_files(data)
-    if not files:
+    classes = _micro_classes(data) or _class_folders(data)
+    if not classes:
         raise UserError(
             f"data: {data} holds neither train.csv (GLDv2 layout) nor class folders with images (class/image.jpg)"
         )
-    images = _split(files, recipe.seed)
+    images = _split(classes, recipe.seed)
     if set(SPLITS) - set(images["split"]):
         raise UserError(f"data: {data} has no class of three or more images; there is nothing to search in")
     tables = recipe.work / "competition"
@@ -160,9 +177,26 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
         frame.to_csv(part, index=False, lineterminator="\n")
 
 
-def _class_files(data: Path) -> dict[str, list[Path]]:
-    """Image files, relative to `data`, of each class folder with any, in order of name."""
-    classes = {}
+# A class of images whose splits the kit makes: its landmark id, its name, and its files relative to `data`.
+_Class = tuple[int, str, list[Path]]
+
+
+def _micro_classes(data: Path) -> list[_Class]:
+    """The classes of GLDv2-micro: a CSV of filename and landmark_id beside images/; none of it, an empty list."""
+    table = next((path for path in (data / MICRO, data / "gldv2_micro" / MICRO) if path.exists()), None)
+    if table is None:
+        return []
+    frame = read_table(table, ["filename", "landmark_id"])
+    _refuse(table, frame["landmark_id"], r"\d{1,18}", "is not a whole number")
+    _refuse(table, frame["filename"], r"[^/\\]+", "is not the name of a file in images/")
+    folder = table.parent.relative_to(data) / "images"
+    files = frame.groupby(frame["landmark_id"].astype(np.int64))["filename"].agg(sorted)
+    return [(label, str(label), [folder / name for name in names]) for label, names in files.items()]
+
+
+def _class_folders(data: Path) -> list[_Class]:
+    """The classes of plain folders, numbered in order of name."""
+    classes = []
     for folder in sorted(p for p in data.iterdir() if p.is_dir() and not p.name.startswith(".")):
         images = sorted(
             p.relative_to(data)
@@ -174,7 +208,7 @@ def _class_files(data: Path) -> dict[str, list[Path]]:
             if not _is_text(str(image)):
                 raise UserError(f"data: the name {str(image)!r} in {data} is not UTF-8; rename it")
         if images:
-            classes[folder.name] = images
+            classes.append((len(classes), folder.name, images))
     return classes
 
 
@@ -186,10 +220,10 @@ def _is_text(name: str) -> bool:
     return True
 
 
-def _split(files: dict[str, list[Path]], seed: int) -> pd.DataFrame:
+def _split(classes: list[_Class], seed: int) -> pd.DataFrame:
     """Columns id, path, split, landmark_id, name; a class of three or more images is in every split."""
     rows = []
-    for number, (name, paths) in enumerate(files.items()):
+    for number, name, paths in classes:
         # Seeded by class and not by position, so that a new class leaves the others' splits alone.
         class_seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
         order = np.random.default_rng([seed, class_seed]).permutation(len(paths))

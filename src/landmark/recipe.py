@@ -19,8 +19,10 @@ from landmark.errors import UserError
 from landmark.parallel import cores
 from landmark.retrieval_settings import Ensemble, Recognition, Retrieval, Search
 from landmark.settings import (
+    Bucket,
     Cleaning,
     Delf,
+    Kaggle,
     LocalFeatureSettings,
     Model,
     Positive,
@@ -35,7 +37,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 # Settings that are text, whatever YAML would make of it: --set data="Trip: Rome #1"
-_TEXT = {"data", "run", "device", "weights", "published"}
+_TEXT = {"data", "run", "device", "weights", "published", "url", "title"}
 
 
 class Recipe(Settings):
@@ -54,6 +56,8 @@ class Recipe(Settings):
     workers: Positive | None = None
     memory_gib: Annotated[float, Field(gt=0)] = 4.0
     sample: Sample | None = None
+    bucket: Bucket | None = None
+    kaggle: Kaggle = Kaggle()
     cleaning: Cleaning = Cleaning()
     gallery: Literal["all", "uncontradicted", "clean"] = "all"
     local_features: LocalFeatureSettings = LocalFeatureSettings()

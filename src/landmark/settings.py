@@ -44,6 +44,32 @@ class Sample(Settings):
     longest_side: Positive = 320
 
 
+class Bucket(Settings):
+    """Where `run.sh download` fetches Google Landmarks v2, or data of its layout.
+
+    url: below it lie metadata/, ground_truth/, md5sum/<split>/ and <split>/images_NNN.tar. shards: how many tar
+    files a split has, numbered from 000. connections: files fetched at a time. longest_side: larger photographs
+    are shrunk to it as they are extracted.
+    """
+
+    url: Annotated[str, Field(pattern=r"^https?://.+[^/]$")] = "https://s3.amazonaws.com/google-landmark"
+    shards: dict[Literal["train", "index", "test"], Positive] = {"train": 500, "index": 100, "test": 20}
+    connections: Positive = 8
+    longest_side: Positive | None = None
+
+
+class Kaggle(Settings):
+    """What belongs to the recipe on Kaggle.
+
+    title: of its notebook. dataset: the data set (owner/name) with its photographs. competitions: the name of each
+    task's competition, for download, notebook and upload.
+    """
+
+    title: Annotated[str, Field(min_length=5, max_length=50)] = "Landmark retrieval and recognition"
+    dataset: Annotated[str, Field(pattern=r"^[^/ ]+/[^/ ]+$")] | None = None
+    competitions: dict[Literal["retrieval", "recognition"], Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]] = {}
+
+
 class Scales(Settings):
     """How images are fed to a network for descriptors.
 
