@@ -14,7 +14,7 @@ bash run.sh revisited [--recipe NAME] [--set KEY=VALUE ...] --benchmarks FOLDER 
 Sets up a Python environment (once), then runs the steps of the solution in order. What is done and still up to
 date is not done again.
 
-  --recipe NAME     a recipe of src/recipes (sample, photos, modern, gld2019), or a YAML file; default: sample
+  --recipe NAME     a recipe of src/recipes (sample, photos, modern, gldv2_micro, gld2019), or a YAML file; default: sample
   --set KEY=VALUE   override a setting; may be repeated. For example --set data=FOLDER, --set device=cpu,
                     --set models.arcface.weight=0.5
   --from NN         start with step NN (00 to 07)
