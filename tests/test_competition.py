@@ -89,6 +89,56 @@ def test_a_gldv2_folder_is_taken_as_it_is(tiny_data):
     assert found.path("index", image).is_file()
 
 
+@pytest.fixture(params=["", "gldv2_micro"])
+def micro(request, tmp_path, monkeypatch):
+    """GLDv2-micro's layout, as its archive unpacks and one folder further down: landmarks 7, 70 and 203093."""
+    monkeypatch.setattr("landmark.recipe.ROOT", tmp_path)
+    folder = tmp_path / "data" / request.param
+    (folder / "images").mkdir(parents=True)
+    rows = [
+        (f"{label:08x}{k:08x}.jpg", label) for label, count in ((203093, 6), (7, 5), (70, 4)) for k in range(count)
+    ]
+    for name, label in rows:
+        cv2.imwrite(str(folder / "images" / name), np.full((8, 8, 3), label % 251, np.uint8))
+    pd.DataFrame(rows, columns=["filename", "landmark_id"]).to_csv(folder / "gldv2_micro.csv", index=False)
+    return folder
+
+
+def test_gldv2_micro_keeps_its_landmark_ids_and_gets_splits(micro, tmp_path):
+    found = open_competition(recipe_for(tmp_path / "data", "work"))
+    ids = {split: found.ids(split) for split in competition.SPLITS}
+    assert {split: len(ids[split]) for split in ids} == {"train": 3 + 2 + 2, "index": 2 + 2 + 1, "test": 3}
+    assert found.train["landmark_id"].value_counts().to_dict() == {203093: 3, 7: 2, 70: 2}
+    paths = {found.path(split, image) for split in ids for image in ids[split]}
+    assert paths == set((micro / "images").iterdir())
+    truth = read_solution(found.solution("recognition"), "recognition").truth
+    assert {i: {int(found.path("test", i).name[:8], 16)} for i in ids["test"]} == truth
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a.jpg,seven", "row 2: landmark_id 'seven' is not a whole number"),
+        ("../../a.jpg,7", "row 2: filename '../../a.jpg' is not the name of a file in images/"),
+    ],
+)
+def test_faults_of_gldv2_micro_are_named_by_row(micro, tmp_path, row, message):
+    (micro / "gldv2_micro.csv").write_text(f"filename,landmark_id\n{row}\n")
+    with pytest.raises(UserError, match=message):
+        open_competition(recipe_for(tmp_path / "data", "work"))
+
+
+def test_a_part_of_a_competition_submits_a_row_for_every_test_image_of_the_whole(tiny_data, tmp_path):
+    data = tmp_path / "part"
+    shutil.copytree(tiny_data, data)
+    whole = open_competition(load_recipe("photos", [f"data={data}"])).submission_ids()
+    (data / "metadata").mkdir()
+    shutil.move(data / "test.csv", data / "metadata")
+    (data / "test.csv").write_text(f"id\n{whole[0]}\n")
+    part = open_competition(load_recipe("photos", [f"data={data}"]))
+    assert part.ids("test") == whole[:1] and part.submission_ids() == whole
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

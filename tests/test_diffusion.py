@@ -5,9 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from landmark.diffusion import diffuse
+from landmark import diffusion
 
 DEFAULT = {"k": 4, "k_query": 3, "gamma": 3.0, "alpha": 0.99}
+
+
+def diffuse(ranking, similarity, neighbours, neighbour_similarity, k, k_query, gamma, alpha):
+    graph = diffusion.Graph(neighbours, neighbour_similarity, k, gamma)
+    return diffusion.diffuse(ranking, similarity, graph, k_query, alpha)
 
 
 def unit(vectors):

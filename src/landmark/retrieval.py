@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 
@@ -105,22 +106,17 @@ class Retriever:
         return self._reordered(name, retrieval, rerank)
 
     def _diffusion(self, name: str, retrieval: Retrieval) -> Retrieval:
-        from landmark.diffusion import diffuse
+        from landmark.diffusion import Graph, diffuse
 
         settings = self._settings.diffusion
         near = self._index_neighbours(name, retrieval.index, settings.neighbours)
 
+        @cache
+        def graph() -> Graph:
+            return Graph(near["row"], near["similarity"], near.shape[1], settings.gamma)
+
         def rerank(ranking: np.ndarray, similarity: np.ndarray) -> np.ndarray:
-            return diffuse(
-                ranking,
-                similarity,
-                near["row"],
-                near["similarity"],
-                near.shape[1],
-                settings.query_neighbours,
-                settings.gamma,
-                settings.alpha,
-            )
+            return diffuse(ranking, similarity, graph(), settings.query_neighbours, settings.alpha)
 
         return self._reordered(name, retrieval, rerank)
 
