@@ -27,6 +27,7 @@ from landmark.devices import pick_device, pick_precision
 from landmark.images import GROUP_SIZES, inference_size
 from landmark.network import DescriptorNet, descriptor_net
 from landmark.recipe import Recipe, load_recipe
+from landmark.settings import Model, Optimisation, Scales
 
 # Images a second of ResNet-50 at 224 x 224: to train, to describe. Assumed, not measured here.
 ASSUMED = {"H100": (2500, 7000), "T4": (300, 1000)}
@@ -43,17 +44,17 @@ def flops(net: torch.nn.Module, sizes: list[tuple[int, int]]) -> int:
     return counter.get_total_flops()
 
 
-def at_scales(settings) -> list[tuple[int, int]]:
+def at_scales(settings: Scales) -> list[tuple[int, int]]:
     sizes = [inference_size(*LANDSCAPE, settings.longest_side * scale) for scale in settings.scales]
     return sizes * (1 + settings.flip)
 
 
-def at_training(settings) -> list[tuple[int, int]]:
+def at_training(settings: Optimisation) -> list[tuple[int, int]]:
     width, height = GROUP_SIZES[settings.sizes][1]
     return [(height, width)]
 
 
-def epochs(settings) -> int:
+def epochs(settings: Optimisation) -> int:
     return sum(stage.epochs for stage in settings.stages)
 
 
@@ -90,7 +91,7 @@ def work(recipe: Recipe, images: dict[str, int]) -> list[tuple[str, str, float]]
     return rows
 
 
-def training(model, part: str, images: int) -> float:
+def training(model: Model, part: str, images: int) -> float:
     """FLOPs of a model's training or fine-tuning: a backward pass costs twice a forward pass."""
     settings = getattr(model, part)
     return 3.0 * flops(descriptor_net(model), at_training(settings)) * images * epochs(settings)
@@ -112,6 +113,26 @@ def disk(recipe: Recipe, images: dict[str, int]) -> dict[str, float]:
         "02, 03": 2 * saved / 1e9,
         "04 extract": 2 * described * (sum(sizes) + whole) / 1e9,
     }
+
+
+def card(model: Model, part: str, labels: int) -> float:
+    """GB that a training step holds: what autograd saves of a batch in bf16, and weights, gradients, momentum."""
+    settings, net, saved = getattr(model, part), descriptor_net(model), {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    weights = {p.untyped_storage().data_ptr() for p in net.parameters()}
+    with (
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        # Two, since batch norm wants more than one.
+        net(torch.zeros(2, 3, *at_training(settings)[0]))
+    each = sum(size for place, size in saved.items() if place not in weights) / 2
+    numbers = sum(p.numel() for p in net.parameters()) + labels * model.training.dim
+    return (each * settings.batch_size / settings.accumulate + 12 * numbers) / 1e9
 
 
 def measure(recipe: Recipe, seconds: float) -> tuple[float, float]:
@@ -152,6 +173,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="gld2019")
     for name, count in (("train", 4_132_914), ("clean", 1_580_470), ("index", 761_757), ("test", 117_577)):
         parser.add_argument(f"--{name}", type=int, default=count, help="images")
+    parser.add_argument("--labels", type=int, default=81_313, help="of the cleaned images")
     parser.add_argument(
         "--training", type=float, help="images/s of ResNet-50 at 224 x 224 that your machine trains"
     )
@@ -184,6 +206,9 @@ def main() -> None:
         print(f"{step:26}{total / 1e15:>10.3g}" + "".join(f"{cell:>14.3g}" for cell in cells))
     print(f"{'together':26}{'':>10}" + "".join(f"{value:>14.3g}" for value in hours.values()))
     print("\nGB in input/RUN: " + ", ".join(f"{step} {size:.3g}" for step, size in gigabytes.items()))
+    for part in ("training", "finetune"):
+        held = {m.name: card(m, part, arguments.labels) for m in recipe.models if m.loss and getattr(m, part)}
+        print(f"GB on the card, {part}: " + ", ".join(f"{name} {size:.3g}" for name, size in held.items()))
     print(json.dumps({"hours": hours, "gigabytes": gigabytes}))
 
 
