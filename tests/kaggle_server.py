@@ -22,7 +22,7 @@ class KaggleServer(ThreadingHTTPServer):
     """What it was asked, and what it is to answer.
 
     calls: (name, request) of each call in order, without the token's check. faults: by name of a call, answers
-    (status, JSON or text) that come once each, before the right one; status 0 hangs up. pending: how often a
+    (status, JSON or text) that come once each; None is the right one, status 0 hangs up. pending: how often a
     submission is looked at before it is scored. archive: of every data set and competition. cuts: after so many
     bytes a download stalls, once each, until `stall` is set; then it breaks off.
     """
@@ -32,7 +32,7 @@ class KaggleServer(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.calls: list[tuple[str, dict]] = []
-        self.faults: dict[str, list[tuple[int, object]]] = defaultdict(list)
+        self.faults: dict[str, list[tuple[int, object] | None]] = defaultdict(list)
         self.limits = {"numToday": 1, "numTotal": 7, "numAllowedNow": 4}
         self.pending = 0
         self.outcome = {"status": "COMPLETE", "publicScore": "0.31415", "privateScore": "0.27182"}
@@ -137,7 +137,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.calls.append((name, request))
         if not self.server.faults[name]:
             return False
-        status, answer = self.server.faults[name].pop(0)
+        fault = self.server.faults[name].pop(0)
+        if fault is None:
+            return False
+        status, answer = fault
         if status == 0:
             self.connection.close()
         else:
