@@ -21,7 +21,7 @@ _MODIFIED = "Mon, 03 Jun 2019 10:00:00 GMT"
 class KaggleServer(ThreadingHTTPServer):
     """What it was asked, and what it is to answer.
 
-    calls: (name, request) of each call in order, without the token's check. faults: by name of a call, answers
+    calls: (name, request) of each call in order. faults: by name of a call, answers
     (status, JSON or text) that come once each; None is the right one, status 0 hangs up. pending: how often a
     submission is looked at before it is scored. archive: of every data set and competition. cuts: after so many
     bytes a download stalls, once each, until `stall` is set; then it breaks off.
@@ -91,6 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
         name = self.path.rsplit("/", 1)[-1]
         body = json.loads(self._body() or b"{}")
         if name == "IntrospectToken":
+            self.server.calls.append((name, {}))
             return self._json(200, {"active": body["token"] == TOKEN, "username": "someone"})
         if self._told(name, body):
             return None

@@ -50,7 +50,7 @@ def credentials_place() -> str:
         raise UserError("the package kaggle is not there; pip install kaggle==2.2.4") from None
     _, token_place = get_access_token_from_env()
     if token_place:
-        return token_place
+        return "~/.kaggle/access_token" if token_place == "access_token" else token_place
     if os.environ.get("KAGGLE_USERNAME") and os.environ.get("KAGGLE_KEY"):
         return "KAGGLE_KEY"
     home = Path.home() / ".kaggle"

@@ -72,31 +72,28 @@ def upload(
         check_submission(competition, task, path)
     log = recipe.submissions / "uploads.json"
     entries = json.loads(log.read_text(encoding="utf-8")) if log.exists() else []
-    api = None if dry_run else open_client()
     chosen = {}
     for task, slug in competitions.items():
-        digest = _digest(files[task])
-        sent = [
-            e for e in entries if (e["competition"], e["blake2b"]) == (slug, digest) and e["status"] != "ERROR"
-        ]
-        if sent:
-            chosen[task] = sent[-1]
-            print(f"upload: {slug} has this {files[task].name} since {sent[-1]['time']}; it is not sent again")
+        earlier = _sent_before(entries, slug, files[task])
+        if earlier:
+            chosen[task] = earlier
+            print(f"upload: {slug} has this {files[task].name} since {earlier['time']}; it is not sent again")
         elif dry_run:
             text = message or describe(recipe, task)
             zipped = ", zipped" if files[task].stat().st_size > ZIP_ABOVE else ""
             print(f"upload: {files[task]} ({_size(files[task])}{zipped}) would go to {slug} as {text!r}")
-        else:
-            _require_allowance(api, task, slug)
     if dry_run:
         print(f"upload: nothing was sent (--dry-run); credentials: {credentials_place()}")
         return
-    for task, slug in competitions.items():
-        if task not in chosen:
-            text = message or describe(recipe, task)
-            chosen[task] = _send(api, task, slug, files[task], text)
-            entries.append(chosen[task])
-            write_json(log, entries)
+    unsent = {task: slug for task, slug in competitions.items() if task not in chosen}
+    pending = any(entry["status"] == "PENDING" for entry in chosen.values())
+    api = open_client() if unsent or pending else None
+    for task, slug in unsent.items():
+        _require_allowance(api, task, slug)
+    for task, slug in unsent.items():
+        chosen[task] = _send(api, task, slug, files[task], message or describe(recipe, task))
+        entries.append(chosen[task])
+        write_json(log, entries)
     for entry in chosen.values():
         if entry["status"] == "PENDING":
             print(f"upload: waiting for the score of {entry['competition']}, {wait:g} s at most")
@@ -124,6 +121,13 @@ def describe(recipe: Recipe, task: str) -> str:
     return ", ".join(words)
 
 
+def _sent_before(entries: list[dict], slug: str, path: Path) -> dict | None:
+    """The latest entry of the same file and competition, unless Kaggle could not score it."""
+    key = slug, _digest(path)
+    same = [e for e in entries if (e["competition"], e["blake2b"]) == key and e["status"] != "ERROR"]
+    return same[-1] if same else None
+
+
 def _require_allowance(api: "KaggleApi", task: str, slug: str) -> None:
     """Raise UserError when today's submissions are used up, before the file is sent for nothing."""
     try:
@@ -148,7 +152,9 @@ def _send(api: "KaggleApi", task: str, slug: str, path: Path, message: str) -> d
     with errors_explained(slug, f"kaggle.competitions.{task}") as said:
         response = api.competition_submit(str(sent), message, slug, quiet=not sys.stderr.isatty())
     if response.message == api.COMPETITION_SUBMIT_UPLOAD_FAILED_MESSAGE:
-        reason = " ".join(said.getvalue().split()) or "the file server did not take it"
+        # The client tells it in print, and may warn of its own age there.
+        lines = [line for line in said.getvalue().splitlines() if line and not line.startswith("Warning")]
+        reason = lines[-1][:200] if lines else "the file server did not take it"
         raise UserError(
             f"{slug}: the upload of {sent} broke off ({reason}), nothing was submitted; run the same command again"
         )
