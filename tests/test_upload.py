@@ -283,6 +283,16 @@ def test_no_kaggle_there(at_hand, kaggle, monkeypatch):
     assert "Kaggle cannot be reached" in refused(at_hand)
 
 
+def test_a_client_that_is_too_old_is_told(at_hand, monkeypatch):
+    from kaggle.api.kaggle_api_extended import KaggleApi
+
+    with monkeypatch.context() as older:
+        older.delattr(KaggleApi, "competition_get_submission_limits")
+        assert "the package kaggle is too old; pip install kaggle==" in refused(at_hand)
+    monkeypatch.setitem(sys.modules, "kagglesdk.kaggle_env", None)
+    assert "the package kaggle is not there" in refused(at_hand)
+
+
 def test_a_large_file_is_sent_zipped(at_hand, kaggle, monkeypatch, capsys):
     monkeypatch.setattr(landmark.upload, "ZIP_ABOVE", 10)
     at_hand("retrieval", dry_run=True)

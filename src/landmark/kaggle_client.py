@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
     from requests import RequestException
 
+_PACKAGE = "kaggle==2.2.4"
 SETTINGS_PAGE = "https://www.kaggle.com/settings"
 
 # Kaggle answers with the same status to different things, and says in words alone which it is. Its words always
@@ -33,6 +34,9 @@ def open_client() -> "KaggleApi":
         # Importing the package signs in at once, and prints its help where that fails.
         from kaggle.api.kaggle_api_extended import KaggleApi
 
+        # The youngest of the calls that are made of it; a notebook's image may bring an older client.
+        if not hasattr(KaggleApi, "competition_get_submission_limits"):
+            raise UserError(f"the package kaggle is too old; pip install {_PACKAGE}")
         api = KaggleApi()
         try:
             api.authenticate()
@@ -47,7 +51,7 @@ def credentials_place() -> str:
         # This package of the two signs in nowhere when it is imported.
         from kagglesdk.kaggle_env import get_access_token_from_env
     except ImportError:
-        raise UserError("the package kaggle is not there; pip install kaggle==2.2.4") from None
+        raise UserError(f"the package kaggle is not there, or too old; pip install {_PACKAGE}") from None
     _, token_place = get_access_token_from_env()
     if token_place:
         return "~/.kaggle/access_token" if token_place == "access_token" else token_place
