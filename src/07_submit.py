@@ -1,9 +1,10 @@
-"""Step 07: write, validate and, where the solutions are there, score both submissions.
+"""Step 07: write, validate and, where the solutions are there, score both submissions; on request upload them.
 
 Reads   input/<run>/{retrieval,recognition}{,_plain}.csv and the competition's solutions
 Writes  submissions/<run>/retrieval.csv, recognition.csv, scores.json, the picture retrieved.jpg, and
-        answers.csv with a name and a path per photograph
+        answers.csv with a name and a path per photograph; after an upload uploads.json
 Run     python src/07_submit.py --recipe sample
+        python src/07_submit.py --recipe gld2019 --upload
 """
 
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from landmark.bootstrap import interval, recognition_samples, retrieval_samples
 from landmark.cli import run_step
 from landmark.competition import Competition, open_competition
+from landmark.errors import UserError
 from landmark.plan import made_by, open_job
 from landmark.recipe import Recipe
 from landmark.store import write_json
@@ -20,11 +22,10 @@ from landmark.submission import (
     read_solution,
     recognition_figures,
     retrieval_figures,
-    validate_recognition,
-    validate_retrieval,
     write_recognition,
     write_retrieval,
 )
+from landmark.upload import check_submission, chosen_competitions, upload
 
 # By task: the challenge's metric, and how submissions are read, judged and judged anew on drawn test sets.
 JUDGED = {
@@ -32,9 +33,29 @@ JUDGED = {
     "recognition": ("gap", read_recognition, recognition_figures, recognition_samples),
 }
 SUBSETS = ("all", "Public", "Private")
+FLAGS = {
+    "--upload": {
+        "nargs": "*",
+        "choices": list(JUDGED),
+        "dest": "tasks",
+        "metavar": "TASK",
+        "help": "then upload to Kaggle: retrieval, recognition, or without a name each that the recipe has a"
+        " competition for (kaggle.competitions)",
+    },
+    "--dry-run": {"action": "store_true", "help": "with --upload: all but the upload itself, without the network"},
+    "--message": {
+        "metavar": "TEXT",
+        "help": "what the submissions are called on Kaggle; default: recipe, run, score",
+    },
+    "--wait": {"type": float, "default": 600, "metavar": "SECONDS", "help": "for Kaggle's score; default: 600"},
+}
 
 
-def main(recipe: Recipe) -> None:
+def main(recipe: Recipe, tasks: list[str] | None, dry_run: bool, message: str | None, wait: float) -> None:
+    if tasks is None and (dry_run or message):
+        raise UserError("--dry-run and --message belong to --upload; add it")
+    # Before any work, so that a missing competition is told at once.
+    competitions = {} if tasks is None else chosen_competitions(recipe, tasks)
     competition = open_competition(recipe)
     folder = recipe.submissions
     retrieval, recognition = folder / "retrieval.csv", folder / "recognition.csv"
@@ -64,6 +85,8 @@ def main(recipe: Recipe) -> None:
     show(scores)
     print(f"submissions: {retrieval}, {recognition}")
     print(f"to look at: {picture}, {answers}")
+    if competitions:
+        upload(recipe, competition, competitions, message, dry_run, wait)
 
 
 def submit(recipe: Recipe, competition: Competition, retrieval: Path, recognition: Path) -> None:
@@ -71,11 +94,11 @@ def submit(recipe: Recipe, competition: Competition, retrieval: Path, recognitio
     test_ids = competition.submission_ids()
     ranked = read_retrieval(recipe.work / "retrieval.csv")
     write_retrieval(retrieval, test_ids, [ranked.get(i, []) for i in test_ids])
-    validate_retrieval(retrieval, test_ids, competition.ids("index"))
+    check_submission(competition, "retrieval", retrieval)
     predicted = read_recognition(recipe.work / "recognition.csv")
     labels, scores = zip(*(predicted.get(i, (None, 0.0)) for i in test_ids), strict=True)
     write_recognition(recognition, test_ids, labels, scores)
-    validate_recognition(recognition, test_ids, competition.train["landmark_id"].tolist())
+    check_submission(competition, "recognition", recognition)
 
 
 def score(recipe: Recipe, solutions: dict[str, Path | None]) -> dict:
@@ -135,4 +158,4 @@ def table_row(name: str, values: dict, bounds: list[float] | None, digits: str =
 
 
 if __name__ == "__main__":
-    run_step(main)
+    run_step(main, flags=FLAGS)

@@ -4,11 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from kaggle_server import KaggleServer
 
 from landmark.ranks import ALONE
 from landmark.recipe import load_recipe
@@ -105,3 +107,26 @@ def run_sh(project):
         )
 
     return run
+
+
+@pytest.fixture
+def kaggle():
+    """A small Kaggle on this machine."""
+    server = KaggleServer()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield server
+    server.stall.set()
+    server.shutdown()
+    server.server_close()
+    assert "CONNECT" not in server.names()
+
+
+@pytest.fixture
+def signed_in(kaggle, tmp_path, monkeypatch) -> KaggleServer:
+    """The small Kaggle, to which this process's client talks."""
+    for name, value in kaggle.environment(tmp_path / "home").items():
+        monkeypatch.setenv(name, value)
+    from kaggle.api.kaggle_api_extended import KaggleApi
+
+    monkeypatch.setattr(KaggleApi, "args", ["--local"])
+    return kaggle
