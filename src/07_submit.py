@@ -9,34 +9,22 @@ Run     python src/07_submit.py --recipe sample
 
 from pathlib import Path
 
-from landmark.bootstrap import interval, recognition_samples, retrieval_samples
+from landmark.bootstrap import interval
 from landmark.cli import run_step
 from landmark.competition import Competition, open_competition
 from landmark.errors import UserError
+from landmark.judging import TASKS
 from landmark.plan import made_by, open_job
 from landmark.recipe import Recipe
 from landmark.store import write_json
-from landmark.submission import (
-    read_recognition,
-    read_retrieval,
-    read_solution,
-    recognition_figures,
-    retrieval_figures,
-    write_recognition,
-    write_retrieval,
-)
+from landmark.submission import read_recognition, read_retrieval, read_solution, write_recognition, write_retrieval
 from landmark.upload import check_submission, chosen_competitions, upload
 
-# By task: the challenge's metric, and how submissions are read, judged and judged anew on drawn test sets.
-JUDGED = {
-    "retrieval": ("map100", read_retrieval, retrieval_figures, retrieval_samples),
-    "recognition": ("gap", read_recognition, recognition_figures, recognition_samples),
-}
 SUBSETS = ("all", "Public", "Private")
 FLAGS = {
     "--upload": {
         "nargs": "*",
-        "choices": list(JUDGED),
+        "choices": list(TASKS),
         "dest": "tasks",
         "metavar": "TASK",
         "help": "then upload to Kaggle: retrieval, recognition, or without a name each that the recipe has a"
@@ -60,7 +48,7 @@ def main(recipe: Recipe, tasks: list[str] | None, dry_run: bool, message: str | 
     folder = recipe.submissions
     retrieval, recognition = folder / "retrieval.csv", folder / "recognition.csv"
     scores, picture, answers = folder / "scores.json", folder / "retrieved.jpg", folder / "answers.csv"
-    solutions = {task: competition.solution(task) for task in ("retrieval", "recognition")}
+    solutions = {task: competition.solution(task) for task in TASKS}
     reads = {
         recipe.work / f"{task}{kind}.csv": made_by(step)
         for task, step in (("retrieval", "05_retrieve"), ("recognition", "06_recognize"))
@@ -109,19 +97,19 @@ def score(recipe: Recipe, solutions: dict[str, Path | None]) -> dict:
     final submission's.
     """
     scores, intervals, figures = {}, {}, {}
-    for task, (metric, read, judge, resample) in JUDGED.items():
-        if not solutions[task]:
+    for name, task in TASKS.items():
+        if not solutions[name]:
             continue
-        solution = read_solution(solutions[task], task)
-        scores[task], samples = {}, {}
+        solution, metric = read_solution(solutions[name], name), task.metric
+        scores[name], samples = {}, {}
         for kind in ("_plain", ""):
-            predictions = read(recipe.work / f"{task}{kind}.csv")
+            predictions = task.read(recipe.work / f"{name}{kind}.csv")
             # The final submission comes last, so that its figures stay.
-            figures[task] = judge(solution, predictions)
-            scores[task][metric + kind] = figures[task].pop(metric)
-            samples[metric + kind] = resample(solution, predictions)["all"]
+            figures[name] = task.figures(solution, predictions)
+            scores[name][metric + kind] = figures[name].pop(metric)
+            samples[metric + kind] = task.samples(solution, predictions)["all"]
         samples["gain"] = samples[metric] - samples[f"{metric}_plain"]
-        intervals[task] = {name: interval(values) for name, values in samples.items()}
+        intervals[name] = {of: interval(values) for of, values in samples.items()}
     return scores | {"intervals": intervals, "figures": figures} if scores else {}
 
 
@@ -140,7 +128,7 @@ def show(path: Path) -> None:
         known = intervals.get(task, {})
         for name, values in figure.items():
             print(table_row(f"{task} {name}", values, known.get(name)))
-        metric = JUDGED[task][0]
+        metric = TASKS[task].metric
         final, plain = figure[metric], figure[f"{metric}_plain"]
         gain = {s: None if final[s] is None else final[s] - plain[s] for s in SUBSETS}
         print(table_row(f"{task} gain", gain, known.get("gain"), "+.4f"))

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from landmark.ablation import FULL, LEGEND, TASKS, Variant, choose, compare, judge, markdown, report, variants
+from landmark.ablation import FULL, LEGEND, Variant, choose, compare, judge, markdown, report, variants
 from landmark.cli import errors_told, recipe_parser
 from landmark.competition import open_competition, write_table
 from landmark.errors import UserError
+from landmark.judging import TASKS
 from landmark.recipe import Recipe, load_recipe
 from landmark.runs import hold_run
 from landmark.seeding import records, seed_run
@@ -152,7 +153,7 @@ def make_table(
         for task, path in solutions.items():
             solution = read_solution(path, task)
             judged = {name: judge(task, solution, path) for name, path in predictions[task].items()}
-            tables.append(compare(TASKS[task][0], judged))
+            tables.append(compare(TASKS[task].title, judged))
         table = pd.concat(tables)
         write_table(table_path, table)
         with atomic_path(text_path) as part:

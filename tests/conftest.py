@@ -126,7 +126,4 @@ def signed_in(kaggle, tmp_path, monkeypatch) -> KaggleServer:
     """The small Kaggle, to which this process's client talks."""
     for name, value in kaggle.environment(tmp_path / "home").items():
         monkeypatch.setenv(name, value)
-    from kaggle.api.kaggle_api_extended import KaggleApi
-
-    monkeypatch.setattr(KaggleApi, "args", ["--local"])
     return kaggle

@@ -1,8 +1,7 @@
 """A small Kaggle on this machine, which the real client is led to; with faults on order.
 
-With KAGGLE_API_ENVIRONMENT=LOCALHOST the client talks to http://localhost; TEST, port 7777, it does not heed. This
-server is its HTTP proxy, so that any free port will do. As the proxy for https too it would get, and refuse, what
-is meant for the real Kaggle.
+With KAGGLE_API_ENVIRONMENT=LOCALHOST the client talks to http://localhost, and this server is its HTTP proxy, so
+that any free port will do. As the proxy for https too it would get, and refuse, what is meant for the real Kaggle.
 """
 
 import hashlib

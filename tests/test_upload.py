@@ -13,7 +13,7 @@ import pytest
 import landmark.upload
 from landmark.competition import Competition
 from landmark.errors import UserError
-from landmark.kaggle_client import explain_status
+from landmark.kaggle_client import explain_status, open_client
 from landmark.recipe import load_recipe
 from landmark.upload import chosen_competitions, upload
 
@@ -275,6 +275,13 @@ def test_an_upload_that_is_cut_arrives_whole_or_is_told(at_hand, kaggle):
     for status in (503, 403):
         kaggle.faults["blob"] = [(status, "no")]
         assert "broke off" in refused(at_hand, "recognition") and len(kaggle.submissions) == 1
+
+
+def test_in_a_test_environment_nothing_goes_to_the_real_kaggle(at_hand, kaggle, monkeypatch):
+    """As its documentation has it, and though the client's own way leads there; the server would see CONNECT."""
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "TEST")
+    open_client().competition_submissions("landmark-retrieval-2019")
+    assert kaggle.names()[-1] == "ListSubmissions"
 
 
 def test_no_kaggle_there(at_hand, kaggle, monkeypatch):

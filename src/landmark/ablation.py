@@ -10,24 +10,13 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from landmark.bootstrap import interval, recognition_samples, retrieval_samples
+from landmark.bootstrap import interval
 from landmark.errors import UserError
+from landmark.judging import TASKS
 from landmark.recipe import Recipe
 from landmark.settings import Model
-from landmark.submission import (
-    SUBSETS,
-    Solution,
-    read_recognition,
-    read_retrieval,
-    score_recognition,
-    score_retrieval,
-)
+from landmark.submission import SUBSETS, Solution
 
-# By task: the metric's name, and how a submission is read, scored, and scored anew on drawn test sets.
-TASKS = {
-    "retrieval": ("mAP@100", read_retrieval, score_retrieval, retrieval_samples),
-    "recognition": ("GAP", read_recognition, score_recognition, recognition_samples),
-}
 FULL = "full"
 _COLUMNS = ["variant", "metric", "subset", "score", "low", "high"]
 _COLUMNS += ["difference", "difference_low", "difference_high", "differs"]
@@ -122,9 +111,9 @@ class Judged:
 
 def judge(task: str, solution: Solution, path: Path) -> Judged:
     """Score the submission at `path`. Raises SubmissionError when it does not fit the solution."""
-    _, read, score, resample = TASKS[task]
-    predictions = read(path)
-    return Judged(score(solution, predictions), resample(solution, predictions))
+    ways = TASKS[task]
+    predictions = ways.read(path)
+    return Judged(ways.figures(solution, predictions)[ways.metric], ways.samples(solution, predictions))
 
 
 def compare(metric: str, judged: Mapping[str, Judged]) -> pd.DataFrame:

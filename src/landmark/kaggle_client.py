@@ -33,11 +33,26 @@ def open_client() -> "KaggleApi":
     with errors_explained():
         # Importing the package signs in at once, and prints its help where that fails.
         from kaggle.api.kaggle_api_extended import KaggleApi
+        from kagglesdk.kaggle_client import KaggleClient
+        from kagglesdk.kaggle_env import get_env
+
+        class Api(KaggleApi):
+            """Heeds all of KAGGLE_API_ENVIRONMENT; of itself it goes to the real Kaggle in spite of TEST."""
+
+            def build_kaggle_client(self) -> KaggleClient:
+                values = self.config_values
+                return KaggleClient(
+                    env=get_env(),
+                    username=values.get(self.CONFIG_NAME_USER),
+                    password=values.get(self.CONFIG_NAME_KEY),
+                    api_token=values.get(self.CONFIG_NAME_TOKEN),
+                    response_processor=self.get_response_processor(),
+                )
 
         # The youngest of the calls that are made of it; a notebook's image may bring an older client.
         if not hasattr(KaggleApi, "competition_get_submission_limits"):
             raise UserError(f"the package kaggle is too old; pip install {_PACKAGE}")
-        api = KaggleApi()
+        api = Api()
         try:
             api.authenticate()
         except SystemExit:
