@@ -1,4 +1,4 @@
-"""A bucket like that of Google Landmarks v2, in a folder and over HTTP on this machine, with faults where asked."""
+"""A bucket like that of Google Landmarks v2, in a folder and over HTTP on this machine, with faults as asked."""
 
 import hashlib
 import io
@@ -9,6 +9,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 # Split -> shards, each a list of (id, bytes of the photograph).
 Shards = dict[str, list[list[tuple[str, bytes]]]]
@@ -56,12 +59,65 @@ def make_tar(members: Iterable[tuple[str | tarfile.TarInfo, bytes]]) -> bytes:
     return file.getvalue()
 
 
+_COUNTS = {"train": 3, "index": 2, "test": 1}
+PER_SHARD = 4
+
+
+def photograph(split, number, place) -> tuple[str, bytes]:
+    """An id, and a photograph of noise, 120 px wide."""
+    image_id = hashlib.md5(f"{split} {number} {place}".encode()).hexdigest()[:16]
+    noise = np.random.default_rng(int(image_id, 16)).integers(0, 255, (80, 120, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "JPEG", quality=95)
+    return image_id, file.getvalue()
+
+
+SHARDS = {
+    s: [[photograph(s, n, i) for i in range(PER_SHARD)] for n in range(count)] for s, count in _COUNTS.items()
+}
+IDS = {split: [i for shard in shards for i, _ in shard] for split, shards in SHARDS.items()}
+
+
+def csv(header, rows) -> str:
+    return "\n".join([header, *(",".join(row) for row in rows)]) + "\n"
+
+
+def miniature(folder: Path) -> Path:
+    """Write a bucket of SHARDS and tables()."""
+    return make_bucket(folder, SHARDS, tables())
+
+
+def tables() -> dict[str, str]:
+    """Landmark 1 has the even train images, 2 the odd; the first query shows both index shards' first image."""
+    train, index, test = IDS["train"], IDS["index"], IDS["test"]
+    return {
+        "metadata/train.csv": csv(
+            "id,url,landmark_id", [(i, "http://x/y", str(n % 2 + 1)) for n, i in enumerate(train)]
+        ),
+        "metadata/index.csv": csv("id", [(i,) for i in index]),
+        "metadata/test.csv": csv("id", [(i,) for i in test]),
+        "metadata/train_clean.csv": csv("landmark_id,images", [("1", " ".join(train[::2])), ("2", train[-1])]),
+        "metadata/train_label_to_category.csv": csv(
+            "landmark_id,category",
+            [("1", "http://commons.wikimedia.org/wiki/Category:Caf%C3%A9_de_Flore"), ("2", "Category:B")],
+        ),
+        "ground_truth/retrieval_solution_v2.1.csv": csv(
+            "id,images,Usage",
+            [(test[0], f"{index[0]} {index[PER_SHARD]}", "Public"), (test[1], index[PER_SHARD], "Private")]
+            + [(i, "None", "Ignored") for i in test[2:]],
+        ),
+        "ground_truth/recognition_solution_v2.1.csv": csv(
+            "id,landmarks,Usage", [(test[0], "1", "Public")] + [(i, "", "Private") for i in test[1:]]
+        ),
+    }
+
+
 class BucketServer(ThreadingHTTPServer):
     """Serves a folder with byte ranges. Faults by path (`train/images_000.tar`):
 
     cut: numbers of bytes after which the next answers break off. status: codes of the next answers. whole: paths
     whose ranges are ignored. shifted: paths whose ranges begin elsewhere than was asked. delay: seconds to wait
-    after each 64 KiB. requests: what was asked, (method, path, Range or None).
+    after each 64 KiB of a tar. requests: what was asked, (method, path, Range or None).
     """
 
     daemon_threads = True
@@ -139,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
         pause = threading.Event()
         for start in range(0, len(data), 1 << 16):
             self.wfile.write(data[start : start + (1 << 16)])
-            if self.server.delay:
+            if self.server.delay and self.path.endswith(".tar"):
                 pause.wait(self.server.delay)
 
     def log_message(self, *_) -> None:

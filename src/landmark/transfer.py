@@ -21,7 +21,8 @@ TRIES = 5
 _LONGEST_WAIT = 60.0
 # Seconds to connect, and that a server may be silent.
 _TIMEOUT = (15, 60)
-_CHUNK = 1 << 20
+# Bytes; of a connection that is cut less than this is lost.
+_CHUNK = 1 << 16
 
 
 class Missing(UserError):
