@@ -140,6 +140,10 @@ class BucketServer(ThreadingHTTPServer):
         """The ranges that were asked of a path."""
         return [r for method, p, r in self.requests if method == "GET" and p == path]
 
+    def transferred(self) -> list[str]:
+        """The shards that were asked for, whole or in part."""
+        return [path for method, path, _ in self.requests if method == "GET" and path.endswith(".tar")]
+
     def handle_error(self, request, client_address) -> None:
         """A client that was killed is no error here."""
 

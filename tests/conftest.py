@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from bucket import SHARDS, miniature, serve
 
 from landmark.ranks import ALONE
 from landmark.recipe import load_recipe
@@ -102,6 +103,33 @@ def run_sh(project):
         command = ["bash", str(project / "run.sh"), *arguments]
         return subprocess.run(
             command, capture_output=True, text=True, cwd=cwd or project, env=os.environ | active, check=False
+        )
+
+    return run
+
+
+@pytest.fixture
+def bucket(tmp_path):
+    """A server of the miniature bucket (see bucket.BucketServer)."""
+    with serve(miniature(tmp_path / "bucket")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket_settings(bucket, tmp_path) -> list[str]:
+    """Values for --set by which a recipe downloads it into data/."""
+    counts = ", ".join(f"{split}: {len(shards)}" for split, shards in SHARDS.items())
+    url, shards = f"bucket.url={bucket.url}", f"bucket.shards={{{counts}}}"
+    return [f"data={tmp_path / 'data'}", url, shards, "bucket.connections=2", "workers=1"]
+
+
+@pytest.fixture
+def run_download(run_step, bucket_settings):
+    """Download from it as a user does, with more settings and arguments; returns stdout and stderr."""
+
+    def run(*arguments: str, fails: bool = False, more: tuple[str, ...] = ()) -> tuple[str, str]:
+        return run_step(
+            "download", "--recipe", "gld2019", "--set", *bucket_settings, *more, *arguments, fails=fails
         )
 
     return run

@@ -14,7 +14,7 @@ import requests
 from landmark.errors import UserError
 from landmark.gldv2 import METADATA, OPTIONAL, Shard, ShardFiles, state_folder
 from landmark.parallel import unattended_map
-from landmark.progress import meter
+from landmark.progress import meter, track
 from landmark.recipe import Recipe
 from landmark.shards import extract, open_pool
 from landmark.transfer import Missing, Remote, bytes_had, fetch, is_source, look_up, read_text, source_path
@@ -68,7 +68,13 @@ def _metadata_state(recipe: Recipe, name: str) -> Path:
 
 def missing_shards(session: requests.Session, recipe: Recipe, shards: list[Shard]) -> dict[Shard, Remote]:
     """The server's file of each shard that is not done. Raises UserError when it has none."""
-    missing = [shard for shard in shards if not ShardFiles(recipe.data, shard).is_done(recipe.bucket.longest_side)]
+    missing = []
+    for shard in track(shards, len(shards), "shards that are done", "shards"):
+        files = ShardFiles(recipe.data, shard)
+        if files.is_done(recipe.bucket.longest_side):
+            files.clear()
+        else:
+            missing.append(shard)
 
     def ask(shard: Shard) -> tuple[Shard, Remote]:
         try:

@@ -109,7 +109,7 @@ class ShardFiles:
     def is_done(self, longest_side: int | None) -> bool:
         """Whether all its photographs are on disk, extracted with this longest side.
 
-        Sizes are summed, which takes 0.05 s for a shard's 8,000 files; nothing is read again.
+        Sizes are summed, which takes 0.05 to 0.2 s for a shard's 8,000 files; nothing is read again.
         """
         try:
             record = json.loads(self.record.read_text(encoding="utf-8"))
@@ -122,7 +122,7 @@ class ShardFiles:
         return (len(ids), size) == (record["photographs"], record["bytes"])
 
     def clear(self) -> None:
-        """Remove the tar of a shard that is done, and what is known of it."""
+        """Remove the tar of a shard that is done; killed just before, the next run does."""
         for path in (self.part, self.tar, source_path(self.part)):
             path.unlink(missing_ok=True)
 
