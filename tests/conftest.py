@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from bucket import SHARDS, miniature, serve
 from kaggle_server import KaggleServer
 
 from landmark.ranks import ALONE
@@ -127,3 +128,30 @@ def signed_in(kaggle, tmp_path, monkeypatch) -> KaggleServer:
     for name, value in kaggle.environment(tmp_path / "home").items():
         monkeypatch.setenv(name, value)
     return kaggle
+
+
+@pytest.fixture
+def bucket(tmp_path):
+    """A server of the miniature bucket (see bucket.BucketServer)."""
+    with serve(miniature(tmp_path / "bucket")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket_settings(bucket, tmp_path) -> list[str]:
+    """Values for --set by which a recipe downloads it into data/."""
+    counts = ", ".join(f"{split}: {len(shards)}" for split, shards in SHARDS.items())
+    url, shards = f"bucket.url={bucket.url}", f"bucket.shards={{{counts}}}"
+    return [f"data={tmp_path / 'data'}", url, shards, "bucket.connections=2", "workers=1"]
+
+
+@pytest.fixture
+def run_download(run_step, bucket_settings):
+    """Download from it as a user does, with more settings and arguments; returns stdout and stderr."""
+
+    def run(*arguments: str, fails: bool = False, more: tuple[str, ...] = ()) -> tuple[str, str]:
+        return run_step(
+            "download", "--recipe", "gld2019", "--set", *bucket_settings, *more, *arguments, fails=fails
+        )
+
+    return run

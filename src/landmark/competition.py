@@ -118,6 +118,9 @@ def open_competition(recipe: Recipe) -> Competition:
                     f"{data / split}.csv is missing; a GLDv2 layout has train.csv, index.csv and test.csv"
                 )
         return Competition(data, data)
+    if (data / ".download").exists():
+        # Its split folders would pass for classes.
+        raise UserError(f"data: {data} is a download that has not ended; run it again to go on")
     if recipe.sample is not None:
         raise UserError(
             f"{data / 'train.csv'} is missing; step 00 makes it: src/00_sample.py with the same --recipe and --set"

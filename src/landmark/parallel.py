@@ -4,6 +4,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, as_completed, wait
+from queue import SimpleQueue
+from threading import Thread
 
 
 def cores() -> int:
@@ -42,3 +44,30 @@ def unordered_map(function: Callable, items: Iterable, workers: int) -> Iterator
         finally:
             # After an error nothing new is begun.
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def unattended_map(function: Callable, items: Iterable, workers: int) -> Iterator:
+    """`unordered_map` whose threads are left behind at an error or Ctrl-C, which may wait for a server."""
+    ready = SimpleQueue()
+    waiting = deque(items)
+    count = len(waiting)
+
+    def work() -> None:
+        while waiting:
+            try:
+                ready.put((function(waiting.popleft()), None))
+            except IndexError:  # another thread took the last one
+                return
+            except BaseException as error:
+                ready.put((None, error))
+
+    for _ in range(min(workers, count)):
+        Thread(target=work, daemon=True).start()
+    try:
+        for _ in range(count):
+            result, error = ready.get()
+            if error is not None:
+                raise error
+            yield result
+    finally:
+        waiting.clear()

@@ -3,10 +3,55 @@
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from tqdm import tqdm
 
 _SECONDS_BETWEEN_LINES = 10
+
+
+@contextmanager
+def meter(
+    total: int, what: str, unit: str = "it", note: Callable[[], str] = str, initial: int = 0
+) -> Iterator[Callable[[int], None]]:
+    """Yield a function that counts more of `total` as done and shows it on stderr, for one thread at a time.
+
+    initial: what was done before, which tells nothing of the rate. unit: with "B" for bytes, numbers are shown as
+    10.2M. note: what to show behind, asked for when it is shown.
+    """
+    scaled = unit == "B"
+    if sys.stderr.isatty():
+        with tqdm(total=total, desc=what, unit=unit, unit_scale=scaled, initial=initial, leave=False) as bar:
+
+            def advance(count: int) -> None:
+                bar.set_postfix_str(note(), refresh=False)
+                bar.update(count)
+
+            yield advance
+        return
+    start = shown = time.monotonic()
+    done = initial
+
+    def advance(count: int) -> None:
+        nonlocal done, shown
+        done += count
+        now = time.monotonic()
+        if now - shown >= _SECONDS_BETWEEN_LINES:
+            shown = now
+            line = tqdm.format_meter(
+                done,
+                total,
+                now - start,
+                ncols=0,
+                unit=unit if scaled else f" {unit}",
+                unit_scale=scaled,
+                prefix=what,
+                postfix=note() or None,
+                initial=initial,
+            )
+            print(line, file=sys.stderr, flush=True)
+
+    yield advance
 
 
 def track(
@@ -19,25 +64,10 @@ def track(
 ) -> Iterator:
     """Yield the items, showing how many of `total` are done on stderr.
 
-    sizes: what each item counts, where it is more than one. note: what to show behind, asked for when it is shown.
+    sizes: what each item counts, where it is more than one. note: as of `meter`.
     """
     counts = iter(sizes) if sizes is not None else None
-    if sys.stderr.isatty():
-        with tqdm(total=total, desc=what, unit=unit, leave=False) as bar:
-            for item in items:
-                yield item
-                bar.set_postfix_str(note(), refresh=False)
-                bar.update(next(counts) if counts else 1)
-        return
-    start = shown = time.monotonic()
-    done = 0
-    for item in items:
-        yield item
-        done += next(counts) if counts else 1
-        now = time.monotonic()
-        if now - shown >= _SECONDS_BETWEEN_LINES:
-            shown = now
-            line = tqdm.format_meter(
-                done, total, now - start, ncols=0, unit=f" {unit}", prefix=what, postfix=note() or None
-            )
-            print(line, file=sys.stderr, flush=True)
+    with meter(total, what, unit, note) as advance:
+        for item in items:
+            yield item
+            advance(next(counts) if counts else 1)

@@ -25,9 +25,9 @@ def hold_run(recipe: Recipe, models: Sequence[str] = ()) -> Iterator[None]:
     recipe.work.mkdir(parents=True, exist_ok=True)
     with ExitStack() as locks:
         try:
-            locks.enter_context(_lock(recipe.work / ".lock", fcntl.LOCK_SH if models else fcntl.LOCK_EX))
+            locks.enter_context(locked(recipe.work / ".lock", fcntl.LOCK_SH if models else fcntl.LOCK_EX))
             for model in sorted(set(models)):
-                locks.enter_context(_lock(recipe.work / f".lock-{model}", fcntl.LOCK_EX))
+                locks.enter_context(locked(recipe.work / f".lock-{model}", fcntl.LOCK_EX))
         except BlockingIOError:
             raise UserError(f"another step is at work in {recipe.work}; wait for it, or set run=NAME") from None
         path, settings = recipe.work / "recipe.json", _as_json(recipe)
@@ -43,7 +43,8 @@ def hold_run(recipe: Recipe, models: Sequence[str] = ()) -> Iterator[None]:
 
 
 @contextmanager
-def _lock(path: Path, kind: int) -> Iterator[None]:
+def locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
+    """Hold a lock file, for as long as the process lives at most. Raises BlockingIOError when another holds it."""
     with path.open("a") as file:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
         # A loader process would hold it on for some seconds after this one was killed.
