@@ -47,6 +47,8 @@ def extract(tar: Path, folder: Path, longest_side: int | None) -> Extracted:
     """
     done = Extracted([], 0, {})
     seen = set()
+    # Of the shard's own name, so that a run after one that was killed overwrites it.
+    part = folder / f".part-{tar.stem}.jpg"
     for image_id, data in photographs(tar):
         if image_id in seen:
             raise UserError(f"{image_id}.jpg is in it twice")
@@ -54,7 +56,7 @@ def extract(tar: Path, folder: Path, longest_side: int | None) -> Extracted:
         path = photograph_path(folder, image_id)
         try:
             height, width = decoded_size(data)
-            done.size += _write(path, data, height, width, longest_side)
+            done.size += _write(part, path, data, height, width, longest_side)
             done.ids.append(image_id)
         except BadImage as error:
             done.bad[image_id] = str(error)
@@ -107,10 +109,9 @@ def decoded_size(data: bytes) -> tuple[int, int]:
     return height, width
 
 
-def _write(path: Path, data: bytes, height: int, width: int, longest_side: int | None) -> int:
-    """Write a photograph, whole or not at all; returns its file's size in bytes."""
+def _write(part: Path, path: Path, data: bytes, height: int, width: int, longest_side: int | None) -> int:
+    """Write a photograph by way of `part`, whole or not at all; returns its file's size in bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{path.name}")
     try:
         part.write_bytes(data)
         if longest_side is not None and max(height, width) > longest_side:
