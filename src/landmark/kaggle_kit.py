@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from landmark.plan import made_by, open_job
-from landmark.recipe import RECIPES, ROOT, Recipe
+from landmark.recipe import PACKAGED, RECIPES, ROOT, Recipe
 from landmark.seeding import link
 from landmark.settings import weights_files
 from landmark.store import atomic_path, write_json
@@ -97,8 +97,6 @@ def _wheels() -> str:
 
 def _hub_backbones(recipe: Recipe, trained: bool) -> list[str]:
     """Backbones whose ImageNet weights the steps that run would fetch, where there is no internet."""
-    from landmark.network import PACKAGED
-
     names = {m.backbone for m in recipe.models if m.weights == "imagenet" and not (trained and m.loss)}
     if not trained:
         first = recipe.cleaning.representation

@@ -12,10 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from landmark.errors import UserError
-from landmark.recipe import CARRIED
+from landmark.recipe import CARRIED, PACKAGED
 from landmark.settings import Model
-
-PACKAGED = "tf_efficientnet_lite0"  # its ImageNet weights come as a Python package
 
 
 class GeM(nn.Module):

@@ -34,7 +34,8 @@ from landmark.settings import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-# ImageNet weights as BACKBONE.pt for a machine without internet, as the dataset of a notebook brings them.
+PACKAGED = "tf_efficientnet_lite0"  # the backbone whose ImageNet weights come as a Python package
+# Those of others, as BACKBONE.pt, for a machine without internet, as the dataset of a notebook brings them.
 CARRIED = ROOT / "input" / "weights"
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
