@@ -26,7 +26,8 @@ def main(name: str, overrides: list[str], task: str | None) -> None:
     settings = [o for o in overrides if o.partition("=")[0] not in ("data", "run")]
     metadata = notebook_metadata(recipe.kaggle, user, [task] if task else TASKS)
     notebook = folder / metadata["code_file"]
-    write_kit(folder / "dataset", recipe, name, lacking is None, dataset_metadata(recipe.kaggle, user))
+    about = dataset_metadata(recipe.kaggle, user)
+    unfetched = write_kit(folder / "dataset", recipe, name, lacking is None, about)
     write_json(notebook, make_notebook(recipe, settings, task or TASKS[0], STEPS))
     write_json(folder / "kernel-metadata.json", metadata)
     for stale in folder.glob("*.ipynb"):
@@ -35,6 +36,8 @@ def main(name: str, overrides: list[str], task: str | None) -> None:
     print(f"notebook: {notebook}")
     if lacking:
         print(f"without trained models, so it will train: {lacking}; then run the same command again")
+    for why in unfetched:
+        print(f"not in the dataset, so the notebook will want internet: {why}")
     for path in files_elsewhere(recipe, lacking is None):
         print(f"{path} does not come along; attach it on Kaggle and name it there in SET")
     if user == NOBODY:

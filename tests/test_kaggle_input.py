@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from landmark.competition import SPLITS, Competition
+from landmark.competition import SPLITS, Competition, open_competition
 from landmark.errors import UserError
 from landmark.kaggle_input import cut_data, find_data
+from landmark.kaggle_kit import hub_backbones
+from landmark.recipe import load_recipe
 from landmark.submission import read_solution
 
 
@@ -93,3 +95,24 @@ def test_a_cut_keeps_landmarks_whole_and_what_can_be_answered(tmp_path):
     assert all(len(images) == 2 for images in wanted.truth.values())
     # Links stand also for images that are not there; steps name those.
     assert part.path("train", part.ids("train")[0]).is_symlink()
+
+
+def test_a_cut_of_class_folders_is_a_gldv2_layout_of_links(tmp_path):
+    mine = tmp_path / "mine"
+    for number in range(60):
+        image(mine / f"house {number % 6}/{number}.png")
+    recipe = load_recipe("photos", [f"data={mine}"]).model_copy(update={"run": str(tmp_path / "run")})
+    whole = open_competition(recipe)
+    assert cut_data(whole, tmp_path / "cut", 12)
+    part = Competition(tmp_path / "cut", tmp_path / "cut")
+    assert part.train["landmark_id"].nunique() == 2 and len(part.ids("index")) == 12
+    linked = {part.path(split, i).resolve() for split in SPLITS for i in part.ids(split)}
+    assert len(linked) == sum(len(part.ids(split)) for split in SPLITS)
+    assert all(path.exists() and path.parent.parent == mine for path in linked)
+
+
+def test_backbones_whose_weights_an_offline_notebook_wants():
+    micro, photos, gld = (load_recipe(name, ["data=x"]) for name in ("gldv2_micro", "photos", "gld2019"))
+    assert hub_backbones(micro, trained=True) == ["resnet50.a1_in1k"]
+    assert hub_backbones(photos, trained=False) == [] == hub_backbones(gld, trained=True)
+    assert hub_backbones(gld, trained=False) == ["resnet101", "seresnext101_32x4d"]

@@ -32,6 +32,8 @@ KAGGLE = {
 NO_NETWORK = """
 import os, sys
 
+open(os.environ["CONNECTIONS"] + ".watched", "a").write(" ".join(sys.argv[:1]) + "\\n")
+
 def refuse(event, arguments):
     if event == "socket.getaddrinfo" and arguments[0] in ("localhost", "127.0.0.1", "::1", None):
         return
@@ -92,7 +94,7 @@ def execute(path: Path, kaggle: Path, monkeypatch, **parameters):
     NotebookClient(
         notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": kaggle}}
     ).execute()
-    assert not (kaggle / "connections").exists()
+    assert (kaggle / "connections.watched").exists() and not (kaggle / "connections").exists()
     return notebook
 
 
@@ -203,15 +205,17 @@ def test_a_rebuild_keeps_every_byte_and_removes_what_is_stale(mine, run_sh):
     (kit / "src/__pycache__").mkdir()
     (kit / "src/__pycache__/old.pyc").write_bytes(b"")
     (models / "arcface-finetuned.pt").unlink()
-    named = run_sh("notebook", "--recipe", "mine", "--set", "kaggle.title=Another name", "retrieval.sort=false")
-    assert named.returncode == 0, named.stderr
+    settings = ["kaggle.title=Another name", "cleaning.published=clean.csv", "ensemble.whiten=512"]
+    named = run_sh("notebook", "--recipe", "mine", "--set", *settings)
+    assert named.returncode == 0 and "/clean.csv does not come along" in named.stdout, named.stderr
     after = contents(out)
     gone = {"dataset/checkpoints/main/models/arcface-finetuned.pt", "tiny-landmarks-2019.ipynb"}
     assert first.keys() - after.keys() == gone
     assert after.keys() - first.keys() == {"another-name.ipynb", "dataset/wheels/mine.whl"}
     notebook = nbformat.read(out / "another-name.ipynb", 4)
     nbformat.validate(notebook)
-    assert 'SET = ["kaggle.title=Another name", "retrieval.sort=false"]' in notebook.cells[2].source
+    assert f"SET = {json.dumps(settings)}" in notebook.cells[2].source
+    assert "CUT_ON_COMMIT = 1024" in notebook.cells[2].source
     sources = [cell.source for cell in notebook.cells]
     for step in sorted((mine / "src").glob("0*.py")):
         assert sources.count(f'run("{step.stem}")') == 1

@@ -17,6 +17,7 @@ from landmark.errors import UserError
 from landmark.submission import read_solution
 
 _DEPTH = 5  # of folders that are looked into
+_CLASSES = 300  # a folder with more than so many has one for each class, and nothing else is looked for in them
 _LISTS_TEST = ("test.csv", "sample_submission.csv")
 
 
@@ -157,7 +158,8 @@ def _folders(root: Path) -> Iterable[Path]:
     """The folders below `root`, the shallow ones first, but none of an image tree or of the kit's own dataset."""
     level = [root]
     for _ in range(_DEPTH):
-        level = [child for folder in level for child in _children(folder)]
+        inside = map(_children, level)
+        level = [child for children in inside if len(children) <= _CLASSES for child in children]
         yield from level
 
 

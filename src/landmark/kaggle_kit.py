@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+from landmark.errors import UserError
 from landmark.plan import made_by, open_job
 from landmark.recipe import PACKAGED, RECIPES, ROOT, Recipe
 from landmark.seeding import link
@@ -57,11 +58,12 @@ def files_elsewhere(recipe: Recipe, trained: bool) -> list[Path]:
     return files
 
 
-def write_kit(folder: Path, recipe: Recipe, source: str, trained: bool, metadata: dict) -> None:
+def write_kit(folder: Path, recipe: Recipe, source: str, trained: bool, metadata: dict) -> list[str]:
     """Make `folder` the dataset to upload, and remove what an earlier one left there.
 
     source: the recipe's name or file. trained: whether its models come along. The code is copied. Large files
     are hard links, since steps replace files and never write into one that is there.
+    Returns why ImageNet weights that the steps want do not come along; empty where all do.
     """
     code = {ROOT / name for name in ("run.sh", "requirements.txt", "LICENSE")} | {*RECIPES.glob("*.yaml")}
     code |= {path for path in (ROOT / "src").rglob("*.py") if not path.name.startswith(".")}
@@ -82,12 +84,17 @@ def write_kit(folder: Path, recipe: Recipe, source: str, trained: bool, metadata
     wheels = folder / "wheels.txt"
     with atomic_path(wheels) as part:
         part.write_text(_wheels(), encoding="utf-8")
-    weights = {folder / "checkpoints/weights" / f"{name}.pt": name for name in _hub_backbones(recipe, trained)}
+    weights = {folder / "checkpoints/weights" / f"{name}.pt": name for name in hub_backbones(recipe, trained)}
+    lacking = []
     for path, backbone in weights.items():
-        if not path.exists():
-            _save_weights(path, backbone)
+        try:
+            if not path.exists():
+                _save_weights(path, backbone)
+        except UserError as error:
+            lacking.append(str(error))
     write_json(folder / "dataset-metadata.json", metadata)
     _keep_only(folder, {*copies, *links, *weights, wheels, folder / "dataset-metadata.json"})
+    return lacking
 
 
 def _wheels() -> str:
@@ -95,7 +102,7 @@ def _wheels() -> str:
     return _WHEELS_HEAD + "".join(f"{line}\n" for line, name in pins if name in _WHEELS)
 
 
-def _hub_backbones(recipe: Recipe, trained: bool) -> list[str]:
+def hub_backbones(recipe: Recipe, trained: bool) -> list[str]:
     """Backbones whose ImageNet weights the steps that run would fetch, where there is no internet."""
     names = {m.backbone for m in recipe.models if m.weights == "imagenet" and not (trained and m.loss)}
     if not trained:
@@ -103,7 +110,7 @@ def _hub_backbones(recipe: Recipe, trained: bool) -> list[str]:
         if recipe.cleaning.looks and first.weights == "imagenet":
             names.add(first.backbone)
         if recipe.uses_bootstrap:
-            names |= {*_hub_backbones(recipe.bootstrap, trained=False)}
+            names |= {*hub_backbones(recipe.bootstrap, trained=False)}
     return sorted(names - {PACKAGED})
 
 

@@ -13,6 +13,7 @@ from landmark.settings import Kaggle
 
 # As the kaggle client's own templates have it.
 NOBODY = "INSERT_OWNER_SLUG_HERE"
+_CUT = 500  # images a split that show within minutes whether all works
 
 _HEAD = """\
 # {title}
@@ -36,7 +37,7 @@ import os
 RECIPE = {recipe}
 SET = {overrides}  # more settings, such as "retrieval.insert_above=0.7"
 TASK = {task}  # whose prediction becomes submission.csv; the other: {other}
-CUT_ON_COMMIT = 500
+CUT_ON_COMMIT = {cut}
 INPUT = os.environ.get("KIT_INPUT", "/kaggle/input")
 WORKING = os.environ.get("KIT_WORKING", "/kaggle/working")
 """
@@ -52,7 +53,7 @@ import sys
 from pathlib import Path
 
 KIT = Path(WORKING).parent / "temp" / "kit"
-places = [place for depth in range(1, 5) for place in sorted(Path(INPUT).glob("*/" * depth + "kit*"))]
+places = (place for depth in range(1, 4) for place in sorted(Path(INPUT).glob("*/" * depth + "kit*")))
 kit = next((place for place in places if place.name == "kit.zip" or (place / "run.sh").exists()), None)
 if kit is None:
     sys.exit(f"error: the kit is nowhere below {INPUT}; attach the dataset that `bash run.sh notebook` wrote")
@@ -99,7 +100,9 @@ def make_notebook(recipe: Recipe, overrides: list[str], task: str, steps: list[P
     overrides: of the recipe, but without data and run, which differ on Kaggle.
     """
     other = {"retrieval": "recognition", "recognition": "retrieval"}[task]
-    values = {"recipe": recipe.name, "overrides": overrides, "task": task, "other": other}
+    # Whitening is learned on the train images, and wants more of them than numbers.
+    cut = max(_CUT, 2 * (recipe.ensemble.whiten or 0))
+    values = {"recipe": recipe.name, "overrides": overrides, "task": task, "other": other, "cut": cut}
     # As JSON, these are Python in the double quotes of the cells.
     parameters = _PARAMETERS.format(**{name: json.dumps(value) for name, value in values.items()})
     cells = [
