@@ -164,7 +164,7 @@ def test_the_notebook_trains_on_a_part_and_with_its_models_attached_answers_the_
     before = files(kaggle / "input")
     scored = execute(out / "tiny-landmarks-2019.ipynb", kaggle, monkeypatch, CUT_ON_COMMIT=9)
     assert files(kaggle / "input") == before
-    assert "02 train" not in said(scored) and said(scored).count("nothing to do, its models are attached") == 3
+    assert "02 train" not in said(scored) and said(scored).count("nothing to do, the models are ready") == 3
     assert not list((kaggle / "temp/kit/input").glob("*/train_clean.csv"))
     validate_recognition(kaggle / "working/submission.csv", whole.ids("test"), whole.train["landmark_id"].tolist())
     answers = pd.read_csv(kaggle / "working/submission.csv", keep_default_na=False)["landmarks"]

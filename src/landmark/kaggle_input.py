@@ -142,7 +142,7 @@ def _link_pieces(places: list[Path], train: Path, target: Path) -> None:
         names = sorted(path.stem for path in trees["index"].glob("?/?/?/*.jpg"))
         write_table(target / "index.csv", pd.DataFrame({"id": names}))
     else:
-        # A recognition competition has no index; the test images are searched in one another.
+        print("no index is attached, as for a recognition competition: test images are searched in one another")
         write_table(target / "index.csv", read_table(test, ["id"]))
         trees["index"] = trees["test"]
     for split, tree in trees.items():

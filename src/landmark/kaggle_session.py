@@ -12,6 +12,7 @@ import pandas as pd
 from landmark.competition import open_competition
 from landmark.errors import UserError
 from landmark.kaggle_input import cut_data, find_data
+from landmark.kaggle_kit import inference_files
 from landmark.packages import part_of
 from landmark.recipe import CARRIED, ROOT, Recipe, load_recipe
 from landmark.store import atomic_path
@@ -36,17 +37,17 @@ class Session:
         self.working, self.task = Path(working), task
         recipe = load_recipe(name, [*overrides, f"data={root}"])
         if recipe.sample is None:
-            overrides = [*overrides, f"data={_data(Path(root), name, overrides, task, cut)}"]
+            overrides = [*overrides, f"data={_data(recipe, Path(root), task, cut)}"]
         self.recipe = load_recipe(name, overrides)
         self._arguments = ["--recipe", name, "--set", *overrides] if overrides else ["--recipe", name]
         print(f"data: {self.recipe.data}")
         self._trained = _attach(part_of(dataset, "checkpoints", ROOT), self.recipe)
-        print("models:", "attached, so steps 01 to 03 have nothing to do" if self._trained else "to be trained")
+        print("models:", "ready, so steps 01 to 03 have nothing to do" if self._trained else "to be trained")
 
     def run(self, step: str, *arguments: str) -> None:
         """Run a numbered script, such as "04_extract", and show what it says as it says it."""
         if self._trained and step[:2] in _TRAINING:
-            print(f"{step}: nothing to do, its models are attached")
+            print(f"{step}: nothing to do, the models are ready")
             return
         command = [sys.executable, str(ROOT / "src" / f"{step}.py"), *self._arguments, *arguments]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -91,26 +92,25 @@ class Session:
         print(f"{self.task}: {len(test_ids)} test images -> {submission}")
 
 
-def _data(root: Path, name: str, overrides: list[str], task: str, cut: int | None) -> Path:
+def _data(recipe: Recipe, root: Path, task: str, cut: int | None) -> Path:
     """The folder with the run's data, cut where this is not the run that counts."""
-    kaggle = load_recipe(name, [*overrides, f"data={root}"]).kaggle
-    dataset = (kaggle.dataset or "").partition("/")[2]
-    favourites = filter(None, [kaggle.competitions.get(task), *kaggle.competitions.values(), dataset])
+    competitions, dataset = recipe.kaggle.competitions, (recipe.kaggle.dataset or "").partition("/")[2]
+    favourites = filter(None, [competitions.get(task), *competitions.values(), dataset])
     folders = ROOT / "input"
     data = find_data(root, list(favourites), folders / "attached")
     if cut is None or os.environ.get("KAGGLE_IS_COMPETITION_RERUN"):
         return data
-    whole = open_competition(load_recipe(name, [*overrides, f"data={data}"]))
-    if not cut_data(whole, folders / "cut", cut):
+    if not cut_data(open_competition(recipe.model_copy(update={"data": data})), folders / "cut", cut):
         return data
     print(f"a trial run: at most {cut} images a split")
     return folders / "cut"
 
 
 def _attach(checkpoints: Path | None, recipe: Recipe) -> bool:
-    """Link the attached weights to where the steps expect them; whether the run's models are among them."""
+    """Link the attached weights to where the steps expect them; whether steps 04 to 07 have all that they need."""
+    needed = bool(inference_files(recipe))
     if checkpoints is None:
-        return False
+        return not needed
     places = {"weights": CARRIED, "main": recipe.work}
     if recipe.bootstrap:
         places["bootstrap"] = recipe.bootstrap.work
@@ -120,7 +120,7 @@ def _attach(checkpoints: Path | None, recipe: Recipe) -> bool:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.unlink(missing_ok=True)
             link.symlink_to(path.absolute())
-    return (checkpoints / "main").is_dir()
+    return not needed or (checkpoints / "main").is_dir()
 
 
 def _copy(path: Path, target: Path) -> None:
