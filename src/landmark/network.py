@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from landmark.errors import UserError
+from landmark.recipe import CARRIED, PACKAGED
 from landmark.settings import Model
-
-_PACKAGED = "tf_efficientnet_lite0"
 
 
 class GeM(nn.Module):
@@ -159,15 +158,17 @@ def _file_state(path: Path) -> dict:
 
 
 def _imagenet_state(net: DescriptorNet, name: str) -> dict:
-    if name == _PACKAGED:
+    if name == PACKAGED:
         return _packaged_state(name)
+    if (CARRIED / f"{name}.pt").exists():
+        return _file_state(CARRIED / f"{name}.pt")
     config = timm.get_pretrained_cfg(name)
     if config is None or not (config.hf_hub_id or config.url):
         raise UserError(f"weights: timm has no ImageNet weights for {name}; give a path, or none")
     if not _hub_has(config):
         raise UserError(
             f"weights: those of {name} are neither in the local cache nor can they be fetched (off-line); give "
-            f"weights=PATH or weights=none, or use {_PACKAGED}, whose weights come as a Python package"
+            f"weights=PATH or weights=none, or use {PACKAGED}, whose weights come as a Python package"
         )
     # Built as the net is, so that timm fits the position embeddings.
     return timm.create_model(name, pretrained=True, num_classes=0, global_pool="").state_dict()

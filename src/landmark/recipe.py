@@ -34,6 +34,9 @@ from landmark.settings import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGED = "tf_efficientnet_lite0"  # the backbone whose ImageNet weights come as a Python package
+# Those of others, as BACKBONE.pt, for a machine without internet, as the dataset of a notebook brings them.
+CARRIED = ROOT / "input" / "weights"
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 # Settings that are text, whatever YAML would make of it: --set data="Trip: Rome #1"

@@ -36,7 +36,7 @@ def seed_run(source: Path, target: Path) -> None:
         name = path.relative_to(source).as_posix()
         theirs, mine = _state(path), _state(target / name)
         if mine is None or mine == known.get(name) != theirs:
-            _link(path, target / name)
+            link(path, target / name)
             mine = theirs
         if mine == theirs:
             linked[name] = theirs
@@ -63,7 +63,7 @@ def _state(path: Path) -> list[int] | None:
     return [stat.st_size, stat.st_mtime_ns]
 
 
-def _link(path: Path, target: Path) -> None:
+def link(path: Path, target: Path) -> None:
     """Put a hard link to `path`, or a copy where there can be none, in the place of `target`."""
     target.parent.mkdir(parents=True, exist_ok=True)
     # A name that no step writes to: it would write into the linked file after a kill in between.

@@ -1,0 +1,201 @@
+"""The data that is attached to a Kaggle notebook: found wherever it is mounted, and cut for a trial run.
+
+Kaggle has mounted it at /kaggle/input/<name>, /kaggle/input/datasets/<owner>/<name> and
+/kaggle/input/competitions/<name>. Nothing is written there: folders of links stand for it.
+"""
+
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from landmark.competition import IMAGE_SUFFIXES, MICRO, SOLUTIONS, SPLITS, Competition, read_table, write_table
+from landmark.errors import UserError
+from landmark.submission import read_solution
+
+_DEPTH = 5  # of folders that are looked into
+_CLASSES = 300  # a folder with more than so many has one for each class, and nothing else is looked for in them
+_LISTS_TEST = ("test.csv", "sample_submission.csv")
+
+
+def find_data(root: Path, favourites: Sequence[str], target: Path) -> Path:
+    """The folder below `root` with the data, of any kind that a recipe's `data` may be.
+
+    Tables and images in the GLDv2 layout may lie in different places; `target` is then made anew as a folder of
+    links to them. Of several the first is taken: those of the `favourites` (names on Kaggle) in their order, then
+    those of any competition, then the shallowest. So the competition says which test images there are.
+    Raises UserError when there is none, with what there is.
+    """
+    places = sorted(_folders(root), key=lambda place: _rank(place.relative_to(root).parts, favourites))
+    train = next((place for place in places if _has_columns(place / "train.csv", {"id", "landmark_id"})), None)
+    if train:
+        _link_pieces(places, train, target)
+        return target
+    found = next((place for place in places if (place / MICRO).exists()), None)
+    found = found or next((place for place in places if _has_classes(place)), None)
+    if found is None:
+        shown = ", ".join(place.relative_to(root).as_posix() for place in places[:8]) or "nothing"
+        raise UserError(
+            f"{root} holds no landmark data: neither train.csv (id,landmark_id) with the folders train/ and test/,"
+            f" nor {MICRO}, nor class folders with images; attached: {shown}"
+        )
+    return found
+
+
+def cut_data(whole: Competition, target: Path, count: int) -> bool:
+    """Write a part of a competition with at most `count` images a split to `target`, unless it is that small.
+
+    Landmarks are taken whole, those first that test images show and that have four train images or more; with
+    them come their test images, as far as solutions tell them, distractors, and the index images to find. Rows of
+    the solutions are those of the part. A submission keeps a row for every test image of the whole.
+    """
+    ids = {split: whole.ids(split) for split in SPLITS}
+    if all(len(split) <= count for split in ids.values()):
+        return False
+    labels_of, found_by = {}, {}
+    if path := whole.solution("recognition"):
+        labels_of = read_solution(path, "recognition").truth
+    if path := whole.solution("retrieval"):
+        found_by = read_solution(path, "retrieval").truth
+    train = whole.train
+    labels = _some_labels(train["landmark_id"], set().union(*labels_of.values()), count)
+    kept = {"train": train.loc[train["landmark_id"].isin(labels), "id"].tolist()}
+    # What shows a landmark that was left out could only be answered wrongly.
+    fair = [i for i in ids["test"] if labels_of.get(i, set()) <= labels] or ids["test"]
+    kept["test"] = _first(fair, count, {i for i, shown in labels_of.items() if shown})
+    wanted = set().union(*(found_by.get(i, set()) for i in kept["test"]))
+    kept["index"] = _first(ids["index"], count, wanted)
+
+    shutil.rmtree(target, ignore_errors=True)
+    write_table(target / "train.csv", train[train["landmark_id"].isin(labels)])
+    for split in ("index", "test"):
+        write_table(target / f"{split}.csv", pd.DataFrame({"id": kept[split]}))
+    write_table(target / "metadata/test.csv", pd.DataFrame({"id": whole.submission_ids()}))
+    _cut_solutions(whole, target, kept)
+    if whole.table("landmarks.csv").exists():
+        _link(whole.table("landmarks.csv"), target / "landmarks.csv")
+    part = Competition(target, target)
+    for split in SPLITS:
+        for image in kept[split]:
+            _link(whole.path(split, image), part.path(split, image))
+    return True
+
+
+def _some_labels(column: pd.Series, asked: set[int], count: int) -> set[int]:
+    """Labels that together have at most `count` images; never less than two labels, if there are two."""
+    sizes = column.value_counts().sort_index()
+    order = np.random.default_rng(0).permutation(len(sizes))
+    order = sorted(order, key=lambda row: (sizes.index[row] not in asked, sizes.iloc[row] < 4))
+    taken, left = set(), count
+    for row in order:
+        if sizes.iloc[row] <= left:
+            taken.add(int(sizes.index[row]))
+            left -= sizes.iloc[row]
+    return taken if len(taken) > 1 else set(map(int, sizes.nsmallest(2).index))
+
+
+def _first(ids: list[str], count: int, preferred: set[str]) -> list[str]:
+    """At most `count` ids, the preferred ones before the others, in their order of old."""
+    taken = set(sorted(ids, key=lambda i: i not in preferred)[:count])
+    return [i for i in ids if i in taken]
+
+
+def _cut_solutions(whole: Competition, target: Path, kept: dict[str, list[str]]) -> None:
+    if path := whole.solution("recognition"):
+        table = read_table(path, ["id", "landmarks", "Usage"])
+        write_table(target / "recognition_solution.csv", table[table["id"].isin(kept["test"])])
+    if path := whole.solution("retrieval"):
+        table = read_table(path, ["id", "images", "Usage"])
+        table, index = table[table["id"].isin(kept["test"])].copy(), set(kept["index"])
+        table["images"] = [" ".join(i for i in cell.split() if i in index) or "None" for cell in table["images"]]
+        table.loc[table["images"] == "None", "Usage"] = "Ignored"
+        write_table(target / "retrieval_solution.csv", table)
+
+
+def _link_pieces(places: list[Path], train: Path, target: Path) -> None:
+    """Make `target` a GLDv2 layout of links: the tables of the first places that have them, and the images."""
+    trees = {s: next((place / s for place in places if _is_tree(place / s)), None) for s in SPLITS}
+    for split in ("train", "test"):
+        if trees[split] is None:
+            raise UserError(f"{train / 'train.csv'} is there, but nowhere {split}/ with images a/b/c/<id>.jpg")
+    listed = (place / name for place in places for name in _LISTS_TEST)
+    test = next((path for path in listed if _has_columns(path, {"id"})), None)
+    if test is None:
+        raise UserError(f"{train / 'train.csv'} is there, but no {' or '.join(_LISTS_TEST)} with test ids")
+
+    shutil.rmtree(target, ignore_errors=True)
+    _link(train / "train.csv", target / "train.csv")
+    if (train / "landmarks.csv").exists():
+        _link(train / "landmarks.csv", target / "landmarks.csv")
+    _link(test, target / "test.csv")
+    # Those of other test images would score nothing.
+    for name in ("metadata/test.csv", *SOLUTIONS["retrieval"], *SOLUTIONS["recognition"]):
+        if (test.parent / name).exists():
+            _link(test.parent / name, target / name)
+    index = next((place / "index.csv" for place in places if _has_columns(place / "index.csv", {"id"})), None)
+    if index and trees["index"]:
+        _link(index, target / "index.csv")
+    elif trees["index"]:
+        names = sorted(path.stem for path in trees["index"].glob("?/?/?/*.jpg"))
+        write_table(target / "index.csv", pd.DataFrame({"id": names}))
+    else:
+        print("no index is attached, as for a recognition competition: test images are searched in one another")
+        write_table(target / "index.csv", read_table(test, ["id"]))
+        trees["index"] = trees["test"]
+    for split, tree in trees.items():
+        _link(tree, target / split)
+
+
+def _link(path: Path, link: Path) -> None:
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(path.absolute())
+
+
+def _folders(root: Path) -> Iterable[Path]:
+    """The folders below `root`, the shallow ones first, but none of an image tree or of the kit's own dataset."""
+    level = [root]
+    for _ in range(_DEPTH):
+        inside = map(_children, level)
+        level = [child for children in inside if len(children) <= _CLASSES for child in children]
+        yield from level
+
+
+def _children(folder: Path) -> list[Path]:
+    if (folder / "wheels.txt").exists():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries if len(entry.name) > 1 and entry.is_dir())
+
+
+def _rank(parts: tuple[str, ...], favourites: Sequence[str]) -> tuple:
+    chosen = min((number for number, name in enumerate(favourites) if name in parts), default=len(favourites))
+    return chosen, "competitions" not in parts, len(parts)
+
+
+def _has_columns(path: Path, columns: set[str]) -> bool:
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        return columns <= {name.strip().strip('"') for name in file.readline().split(",")}
+
+
+def _is_tree(folder: Path) -> bool:
+    """Whether it holds images as a/b/c/<id>.jpg."""
+    if not folder.is_dir():
+        return False
+    with os.scandir(folder) as entries:
+        return any(len(entry.name) == 1 and entry.is_dir() for entry in entries)
+
+
+def _has_classes(folder: Path) -> bool:
+    """Whether two or more of its folders hold images."""
+    holding = 0
+    for child in _children(folder):
+        with os.scandir(child) as entries:
+            holding += any(Path(entry.name).suffix.lower() in IMAGE_SUFFIXES for entry in entries)
+        if holding == 2:
+            return True
+    return False

@@ -1,0 +1,58 @@
+"""The solution as a Kaggle notebook, and as the dataset that it needs there.
+
+Reads   the recipe, the source, and of a trained recipe what steps 04 to 06 want of input/<run>/
+Writes  submissions/notebook/: the notebook, kernel-metadata.json, and in dataset/ the folder to upload
+Run     bash run.sh notebook --recipe sample
+        python src/notebook.py --recipe gld2019 --task recognition
+"""
+
+from pathlib import Path
+
+from landmark.cli import errors_told, recipe_parser
+from landmark.kaggle_kit import files_elsewhere, missing_models, write_kit
+from landmark.notebook import NOBODY, dataset_metadata, kaggle_user, make_notebook, notebook_metadata
+from landmark.recipe import ROOT, load_recipe
+from landmark.store import write_json
+
+STEPS = sorted(Path(__file__).parent.glob("0[0-7]_*.py"))
+TASKS = ["retrieval", "recognition"]
+
+
+def main(name: str, overrides: list[str], task: str | None) -> None:
+    """name, overrides: of the recipe, as the steps' command lines have them; task: None for both competitions."""
+    recipe = load_recipe(name, overrides)
+    folder, user, lacking = ROOT / "submissions" / "notebook", kaggle_user(), missing_models(recipe)
+    # Where data lies and what its run is called differ on Kaggle.
+    settings = [o for o in overrides if o.partition("=")[0] not in ("data", "run")]
+    metadata = notebook_metadata(recipe.kaggle, user, [task] if task else TASKS)
+    notebook = folder / metadata["code_file"]
+    about = dataset_metadata(recipe.kaggle, user)
+    unfetched = write_kit(folder / "dataset", recipe, name, lacking is None, about)
+    write_json(notebook, make_notebook(recipe, settings, task or TASKS[0], STEPS))
+    write_json(folder / "kernel-metadata.json", metadata)
+    for stale in folder.glob("*.ipynb"):
+        if stale != notebook:
+            stale.unlink()
+    print(f"notebook: {notebook}")
+    if lacking:
+        print(f"without trained models, so it will train: {lacking}; then run the same command again")
+    for why in unfetched:
+        print(f"not in the dataset, so the notebook will want internet: {why}")
+    for path in files_elsewhere(recipe, lacking is None):
+        print(f"{path} does not come along; attach it on Kaggle and name it there in SET")
+    if user == NOBODY:
+        print(f"set KAGGLE_USERNAME to your name on Kaggle and run this again; {NOBODY} stands in its place")
+    print(
+        "to upload:\n"
+        f"  kaggle datasets create -p {folder / 'dataset'} --dir-mode zip\n"
+        f'  kaggle datasets version -p {folder / "dataset"} --dir-mode zip -m "new"    (once it is there)\n'
+        f"  kaggle kernels push -p {folder}"
+    )
+
+
+if __name__ == "__main__":
+    parser = recipe_parser(__doc__)
+    parser.add_argument("--task", choices=TASKS, help="the competition that it enters; default: attach both")
+    given = parser.parse_args()
+    with errors_told():
+        main(given.recipe, given.set, given.task)
