@@ -13,12 +13,12 @@ from landmark.bootstrap import interval
 from landmark.cli import run_step
 from landmark.competition import Competition, open_competition
 from landmark.errors import UserError
-from landmark.judging import TASKS
+from landmark.judging import TASKS, check_submission
 from landmark.plan import made_by, open_job
 from landmark.recipe import Recipe
 from landmark.store import write_json
 from landmark.submission import read_recognition, read_retrieval, read_solution, write_recognition, write_retrieval
-from landmark.upload import check_submission, chosen_competitions, upload
+from landmark.upload import chosen_competitions, upload
 
 SUBSETS = ("all", "Public", "Private")
 FLAGS = {

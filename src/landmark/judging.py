@@ -1,10 +1,19 @@
-"""By task: the challenge's metric, and how a submission is read, judged, and judged anew on drawn test sets."""
+"""By task: the metric, and how a submission is checked, read, judged, and judged anew on drawn test sets."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from landmark.bootstrap import recognition_samples, retrieval_samples
-from landmark.submission import read_recognition, read_retrieval, recognition_figures, retrieval_figures
+from landmark.competition import Competition
+from landmark.submission import (
+    read_recognition,
+    read_retrieval,
+    recognition_figures,
+    retrieval_figures,
+    validate_recognition,
+    validate_retrieval,
+)
 
 
 @dataclass(frozen=True)
@@ -22,3 +31,12 @@ TASKS = {
     "retrieval": Task("map100", "mAP@100", read_retrieval, retrieval_figures, retrieval_samples),
     "recognition": Task("gap", "GAP", read_recognition, recognition_figures, recognition_samples),
 }
+
+
+def check_submission(competition: Competition, task: str, path: Path) -> None:
+    """Raise SubmissionError unless the task's file is one that the competition accepts."""
+    test_ids = competition.submission_ids()
+    if task == "retrieval":
+        validate_retrieval(path, test_ids, competition.ids("index"))
+    else:
+        validate_recognition(path, test_ids, competition.train["landmark_id"].tolist())

@@ -11,12 +11,12 @@ import pandas as pd
 
 from landmark.competition import open_competition
 from landmark.errors import UserError
+from landmark.judging import check_submission
 from landmark.kaggle_input import cut_data, find_data
 from landmark.kaggle_kit import inference_files
 from landmark.packages import part_of
 from landmark.recipe import CARRIED, ROOT, Recipe, load_recipe
 from landmark.store import atomic_path
-from landmark.submission import validate_recognition, validate_retrieval
 
 _RESULTS = ("retrieval.csv", "recognition.csv", "scores.json", "retrieved.jpg", "answers.csv")
 _TRAINING = ("01", "02", "03")
@@ -84,12 +84,8 @@ class Session:
         submission = self.working / "submission.csv"
         _copy(self.recipe.submissions / f"{self.task}.csv", submission)
         competition = open_competition(self.recipe)
-        test_ids = competition.submission_ids()
-        if self.task == "retrieval":
-            validate_retrieval(submission, test_ids, competition.ids("index"))
-        else:
-            validate_recognition(submission, test_ids, competition.train["landmark_id"].tolist())
-        print(f"{self.task}: {len(test_ids)} test images -> {submission}")
+        check_submission(competition, self.task, submission)
+        print(f"{self.task}: {len(competition.submission_ids())} test images -> {submission}")
 
 
 def _data(recipe: Recipe, root: Path, task: str, cut: int | None) -> Path:

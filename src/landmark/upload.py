@@ -16,10 +16,10 @@ from zipfile import ZIP_DEFLATED, ZipFile
 
 from landmark.competition import Competition
 from landmark.errors import UserError
+from landmark.judging import check_submission
 from landmark.kaggle_client import credentials_place, errors_explained, open_client
 from landmark.recipe import Recipe
 from landmark.store import atomic_path, write_json
-from landmark.submission import validate_recognition, validate_retrieval
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
@@ -29,15 +29,6 @@ if TYPE_CHECKING:
 ZIP_ABOVE = 100_000_000
 # Seconds between two looks at a submission: doubled from the first to the last.
 _FIRST_PAUSE, _LAST_PAUSE = 2.0, 30.0
-
-
-def check_submission(competition: Competition, task: str, path: Path) -> None:
-    """Raise SubmissionError unless the task's file is whole and of the rules."""
-    test_ids = competition.submission_ids()
-    if task == "retrieval":
-        validate_retrieval(path, test_ids, competition.ids("index"))
-    else:
-        validate_recognition(path, test_ids, competition.train["landmark_id"].tolist())
 
 
 def chosen_competitions(recipe: Recipe, tasks: Sequence[str]) -> dict[str, str]:
