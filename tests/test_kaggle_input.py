@@ -112,7 +112,8 @@ def test_a_cut_of_class_folders_is_a_gldv2_layout_of_links(tmp_path):
 
 
 def test_backbones_whose_weights_an_offline_notebook_wants():
-    micro, photos, gld = (load_recipe(name, ["data=x"]) for name in ("gldv2_micro", "photos", "gld2019"))
-    assert hub_backbones(micro, trained=True) == ["resnet50.a1_in1k"]
+    photos, gld = (load_recipe(name, ["data=x"]) for name in ("photos", "gld2019"))
+    untrained = load_recipe("photos", ["data=x", "models.imagenet.backbone=resnet50.a1_in1k"])
+    assert hub_backbones(untrained, trained=True) == ["resnet50.a1_in1k"]
     assert hub_backbones(photos, trained=False) == [] == hub_backbones(gld, trained=True)
     assert hub_backbones(gld, trained=False) == ["resnet101", "seresnext101_32x4d"]
