@@ -70,10 +70,7 @@ def missing_shards(session: requests.Session, recipe: Recipe, shards: list[Shard
     """The server's file of each shard that is not done. Raises UserError when it has none."""
     missing = []
     for shard in track(shards, len(shards), "shards that are done", "shards"):
-        files = ShardFiles(recipe.data, shard)
-        if files.is_done(recipe.bucket.longest_side):
-            files.clear()
-        else:
+        if not ShardFiles(recipe.data, shard).is_done(recipe.bucket.longest_side):
             missing.append(shard)
 
     def ask(shard: Shard) -> tuple[Shard, Remote]:
