@@ -126,6 +126,14 @@ def test_a_tar_left_over_by_a_kill_goes_with_the_next_run_and_not_with_a_dry_one
     assert not left.exists()
 
 
+def test_what_was_there_stays_in_the_tables_until_better_comes(bucket, data, run_download):
+    run_download("--splits", "train")
+    next(data.glob(f"train/*/*/*/{IDS['train'][0]}.jpg")).unlink()
+    put(bucket.folder / "md5sum/train/md5.images_000.txt", b"nonsense")
+    run_download("--splits", "train", fails=True)
+    assert column(data / "train.csv") == IDS["train"]
+
+
 def test_a_smaller_longest_side_brings_the_photographs_anew(bucket, data, run_download):
     run_download("--splits", "test")
     out, _ = run_download("--splits", "test", more=["bucket.longest_side=60"])

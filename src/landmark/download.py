@@ -176,13 +176,14 @@ class ShardBringer:
         return shard, None
 
     def _bring(self, shard: Shard, remote: Remote, files: ShardFiles) -> None:
-        files.record.unlink(missing_ok=True)
         with self._connections:
             if not files.tar_is_whole(remote):
                 files.tar.unlink(missing_ok=True)
                 self._fetch(shard, remote, files.part)
                 os.replace(files.part, files.tar)
         side = self.recipe.bucket.longest_side
+        # Not before: until photographs are replaced, an earlier record tells truly what is at hand.
+        files.record.unlink(missing_ok=True)
         try:
             extracted = self.pool.submit(extract, files.tar, files.photographs, side).result()
         except UserError as error:
