@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import os
 import sys
 import types
 
@@ -246,6 +247,16 @@ def test_what_is_had_is_not_needed_again(data, bucket_settings):
     put(part, bytes(1500))
     write_json(source_path(part), dataclasses.asdict(shards[Shard("train", 1)]))
     assert disk_need(recipe, [], shards) == 7000 + 6000 - 1500
+
+
+def end_process(*_) -> None:
+    os._exit(1)
+
+
+def test_a_process_that_is_killed_at_extracting_is_told(bucket, bucket_settings, monkeypatch):
+    monkeypatch.setattr(landmark.download, "extract", end_process)
+    with pytest.raises(UserError, match="a process that extracts photographs was killed.*--set workers=N"):
+        main_with(bucket_settings, splits=["test"])
 
 
 def test_many_failures_end_it(bucket, bucket_settings, monkeypatch):

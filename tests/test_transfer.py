@@ -131,6 +131,16 @@ def test_tries_that_bring_nothing_come_to_an_end(server, part, waits):
     assert part.read_bytes() == DATA[:CUT]
 
 
+def test_more_than_was_announced_does_not_fill_the_disk(server, part):
+    server.endless.add(PATH)
+    server.cut[PATH] = [CUT, CUT, CUT]
+    received = []
+    session = open_session(1)
+    with pytest.raises(UserError, match=r"1,048,576 bytes were announced and others came; after 5 tries"):
+        fetch(session, look_up(session, f"{server.url}/{PATH}"), part, received.append)
+    assert max(part.stat().st_size, sum(received)) < 4 * len(DATA)
+
+
 def test_an_empty_file_is_a_file(server, part):
     put(server.folder / PATH, b"")
     run(server, part)

@@ -154,6 +154,8 @@ def _receive(
             for chunk in response.iter_content(_CHUNK):
                 file.write(chunk)
                 count(len(chunk))
+                if file.tell() > remote.size:
+                    break  # more than was announced, and perhaps without end
     return remote
 
 
