@@ -141,6 +141,14 @@ def test_more_than_was_announced_does_not_fill_the_disk(server, part):
     assert max(part.stat().st_size, sum(received)) < 4 * len(DATA)
 
 
+def test_the_last_try_may_bring_a_file_that_has_become_smaller(server, part):
+    server.cut[PATH] = [CUT] + [0] * 4
+    session = open_session(1)
+    before = look_up(session, f"{server.url}/{PATH}")
+    fetch(session, before, part, lambda _: put(server.folder / PATH, DATA[:1000]))
+    assert part.read_bytes() == DATA[:1000]
+
+
 def test_an_empty_file_is_a_file(server, part):
     put(server.folder / PATH, b"")
     run(server, part)

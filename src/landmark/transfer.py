@@ -120,11 +120,11 @@ def fetch(session: requests.Session, remote: Remote, part: Path, count: Callable
         except requests.RequestException as error:
             reason = _words(error)
         had = bytes_had(remote, part)
-        failures = 0 if had > most else failures + 1
+        failures = 0 if had > most or had == remote.size else failures + 1
         most = max(most, had)
         if failures == TRIES:
             raise UserError(f"{remote.url}: {reason}; after {TRIES} tries without progress; run it again to go on")
-        if failures and had < remote.size:
+        if failures:
             time.sleep(min(_LONGEST_WAIT, 2.0 ** (failures - 1)))
     with part.open("rb") as file:
         os.fsync(file.fileno())
