@@ -116,6 +116,22 @@ def test_a_file_that_changes_half_way_is_fetched_anew(server, part):
     assert sum(counted) == after.size
 
 
+def test_a_file_that_changed_goes_on_where_it_broke_off_again(server, part, waits):
+    server.cut[PATH] = [CUT, 2 * CUT]
+    session = open_session(1)
+    counted = []
+
+    def count(size):
+        counted.append(size)
+        put(server.folder / PATH, b"new" + DATA)
+
+    after = fetch(session, look_up(session, f"{server.url}/{PATH}"), part, count)
+    assert part.read_bytes() == b"new" + DATA
+    assert server.asked(PATH) == [None, f"bytes={CUT}-", f"bytes={2 * CUT}-"]
+    assert sum(counted) == after.size
+    assert waits == []
+
+
 def test_a_server_that_is_at_its_limit_is_asked_again(server, part):
     server.status[PATH] = [503, 503]
     run(server, part)
