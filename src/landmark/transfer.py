@@ -16,8 +16,9 @@ from urllib3.util import Retry
 from landmark.errors import UserError
 from landmark.store import write_json
 
-# In a row, none of which brought a byte more of the file than there had been.
-TRIES = 5
+# In a row, none of which brought a byte more of the file than there had been. With the waits between them they
+# take some five minutes, within which a line may come back.
+TRIES = 10
 _LONGEST_WAIT = 60.0
 # Seconds to connect, and that a server may be silent.
 _TIMEOUT = (15, 60)
