@@ -25,27 +25,43 @@ from landmark.download import (
     missing_shards,
 )
 from landmark.errors import UserError
-from landmark.gldv2 import Shard, choose_shards, named_shards, state_folder
+from landmark.gldv2 import Shard, ShardFiles, choose_shards, named_shards
 from landmark.gldv2_tables import write_tables
 from landmark.recipe import Recipe, load_recipe
 from landmark.runs import locked
 from landmark.transfer import Remote, open_session
 
+# They choose of a bucket's files.
+BUCKET_OPTIONS = ("splits", "shards", "accept_md5", "dry_run")
+
 
 def main(recipe: Recipe, given: argparse.Namespace) -> None:
     """given: the options, as main's parser below names them."""
+    check_options(recipe, given)
+    if recipe.bucket is not None:
+        download_bucket(recipe, given)
+    if recipe.bucket is None or given.competition_files:
+        with hold(recipe.data):
+            download_from_kaggle(recipe, given.competition_files)
+
+
+def check_options(recipe: Recipe, given: argparse.Namespace) -> None:
+    """Raise UserError where there is nothing to download, or not what the options speak of."""
     kaggle = recipe.kaggle
     if recipe.bucket is None and kaggle.dataset is None and not kaggle.competitions:
         raise UserError(
             f"recipe {recipe.name}: it has nothing to download, neither `bucket` nor `kaggle`; its data is made by"
             " step 00, or yours (--set data=FOLDER)"
         )
-    if recipe.bucket is not None:
-        download_bucket(recipe, given)
-    elif kaggle.dataset is None and not given.competition_files:
+    of_bucket = [f"--{name.replace('_', '-')}" for name in BUCKET_OPTIONS if getattr(given, name)]
+    if recipe.bucket is None and of_bucket:
+        raise UserError(f"{of_bucket[0]}: recipe {recipe.name} has no bucket to choose from; leave it out")
+    if given.competition_files and not kaggle.competitions:
+        raise UserError(f"--competition-files: recipe {recipe.name} names no Kaggle competition; leave it out")
+    if given.competition_files and given.dry_run:
+        raise UserError("--dry-run: it tells of the bucket alone; leave out --competition-files")
+    if recipe.bucket is None and kaggle.dataset is None and not given.competition_files:
         raise UserError(f"recipe {recipe.name}: it names Kaggle competitions alone; add --competition-files")
-    if (recipe.bucket is None and kaggle.dataset is not None) or given.competition_files:
-        download_from_kaggle(recipe, given.competition_files)
 
 
 def download_from_kaggle(recipe: Recipe, competition_files: bool) -> None:
@@ -61,7 +77,7 @@ def download_from_kaggle(recipe: Recipe, competition_files: bool) -> None:
 
 def download_bucket(recipe: Recipe, given: argparse.Namespace) -> None:
     """Fetch what is missing of the shards that are asked for, and write the tables of all that is at hand."""
-    chosen = choose_shards(recipe.bucket, given.splits, given.shards)
+    chosen = choose_shards(recipe.bucket, given.splits or SPLITS, given.shards)
     accepted = named_shards(recipe.bucket, given.accept_md5)
     session = open_session(recipe.bucket.connections)
     with nullcontext() if given.dry_run else hold(recipe.data):
@@ -71,6 +87,9 @@ def download_bucket(recipe: Recipe, given: argparse.Namespace) -> None:
         if given.dry_run:
             for remote in [*tables.values(), *shards.values()]:
                 print(f"would fetch {remote.url} ({in_words(remote.size)})")
+        else:
+            for shard in set(chosen) - shards.keys():
+                ShardFiles(recipe.data, shard).clear()
         check_disk(recipe, [*tables.values()], shards)
         if given.dry_run:
             return
@@ -85,11 +104,11 @@ def download_bucket(recipe: Recipe, given: argparse.Namespace) -> None:
 @contextmanager
 def hold(data: Path) -> Iterator[None]:
     """Hold the data folder. Raises UserError when another download does."""
-    folder = state_folder(data)
-    folder.mkdir(parents=True, exist_ok=True)
+    data.mkdir(parents=True, exist_ok=True)
+    # Beside what the download of a bucket keeps, and not in it, since that tells this kind of data.
     with ExitStack() as lock:
         try:
-            lock.enter_context(locked(folder / ".lock"))
+            lock.enter_context(locked(data / ".download.lock"))
         except BlockingIOError:
             raise UserError(f"another download is at work in {data}; wait for it, or --set data=FOLDER") from None
         yield
@@ -110,7 +129,7 @@ def check_disk(recipe: Recipe, tables: list[Remote], shards: dict[Shard, Remote]
 
 if __name__ == "__main__":
     parser = recipe_parser(__doc__)
-    parser.add_argument("--splits", nargs="+", choices=SPLITS, default=SPLITS, help="only these; default: all")
+    parser.add_argument("--splits", nargs="+", choices=SPLITS, help="only these; default: all")
     parser.add_argument("--shards", metavar="NUMBERS", help="of each split only these, as in 0,3,7-9")
     parser.add_argument(
         "--accept-md5",

@@ -6,7 +6,7 @@ import re
 import tarfile
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -116,8 +116,9 @@ class BucketServer(ThreadingHTTPServer):
     """Serves a folder with byte ranges. Faults by path (`train/images_000.tar`):
 
     cut: numbers of bytes after which the next answers break off. status: codes of the next answers. whole: paths
-    whose ranges are ignored. shifted: paths whose ranges begin elsewhere than was asked. delay: seconds to wait
-    after each 64 KiB of a tar. requests: what was asked, (method, path, Range or None).
+    whose ranges are ignored. shifted: paths whose ranges begin elsewhere than was asked. endless: paths whose
+    ranges go on for 64 MiB. delay: seconds to wait after each 64 KiB of a tar. requests: what was asked,
+    (method, path, Range or None).
     """
 
     daemon_threads = True
@@ -128,6 +129,7 @@ class BucketServer(ThreadingHTTPServer):
         self.status: dict[str, list[int]] = {}
         self.whole: set[str] = set()
         self.shifted: set[str] = set()
+        self.endless: set[str] = set()
         self.delay = 0.0
         self.requests: list[tuple[str, str, str | None]] = []
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -181,6 +183,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self.send_response(200)
         self.send_header("ETag", etag)
+        if start and path in server.endless:
+            return self._send_endless()
         self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
         if body:
@@ -191,6 +195,15 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+    def _send_endless(self) -> None:
+        """As long as the client listens."""
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.close_connection = True
+        with suppress(OSError):
+            for _ in range(1024):
+                self.wfile.write(b"10000\r\n" + bytes(1 << 16) + b"\r\n")
 
     def _send(self, data: bytes, cuts: list[int] | None) -> None:
         if cuts:

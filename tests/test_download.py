@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import io
+import os
 import sys
 import types
 
@@ -13,7 +14,7 @@ from PIL import Image
 
 import download
 import landmark.download
-from landmark.competition import SPLITS, open_competition
+from landmark.competition import open_competition
 from landmark.download import disk_need
 from landmark.errors import UserError
 from landmark.gldv2 import Shard, ShardFiles
@@ -31,7 +32,7 @@ def data(tmp_path):
 def main_with(settings, **given):
     """The command in this process, with options as argparse has them."""
     options = {
-        "splits": SPLITS,
+        "splits": None,
         "shards": None,
         "accept_md5": [],
         "dry_run": False,
@@ -114,6 +115,24 @@ def test_a_dry_run_says_what_it_would_fetch_and_writes_nothing(bucket, data, run
     assert "needs about" in out
     assert not data.exists()
     assert {method for method, _, _ in bucket.requests} == {"HEAD"}
+
+
+def test_a_tar_left_over_by_a_kill_goes_with_the_next_run_and_not_with_a_dry_one(bucket, data, run_download):
+    run_download("--splits", "test")
+    left = data / ".download/test/000.tar"
+    put(left, b"left over")
+    run_download("--splits", "test", "--dry-run")
+    assert left.exists()
+    run_download("--splits", "test")
+    assert not left.exists()
+
+
+def test_what_was_there_stays_in_the_tables_until_better_comes(bucket, data, run_download):
+    run_download("--splits", "train")
+    next(data.glob(f"train/*/*/*/{IDS['train'][0]}.jpg")).unlink()
+    put(bucket.folder / "md5sum/train/md5.images_000.txt", b"nonsense")
+    run_download("--splits", "train", fails=True)
+    assert column(data / "train.csv") == IDS["train"]
 
 
 def test_a_smaller_longest_side_brings_the_photographs_anew(bucket, data, run_download):
@@ -230,6 +249,16 @@ def test_what_is_had_is_not_needed_again(data, bucket_settings):
     assert disk_need(recipe, [], shards) == 7000 + 6000 - 1500
 
 
+def end_process(*_) -> None:
+    os._exit(1)
+
+
+def test_a_process_that_is_killed_at_extracting_is_told(bucket, bucket_settings, monkeypatch):
+    monkeypatch.setattr(landmark.download, "extract", end_process)
+    with pytest.raises(UserError, match="a process that extracts photographs was killed.*--set workers=N"):
+        main_with(bucket_settings, splits=["test"])
+
+
 def test_many_failures_end_it(bucket, bucket_settings, monkeypatch):
     monkeypatch.setattr(landmark.download, "_MOST_FAILURES", 1)
     for path in bucket.folder.glob("md5sum/train/*"):
@@ -238,12 +267,18 @@ def test_many_failures_end_it(bucket, bucket_settings, monkeypatch):
         main_with(bucket_settings, splits=["train"])
 
 
-def test_kaggle_is_asked_where_the_recipe_has_no_bucket(data, bucket_settings, monkeypatch):
+@pytest.fixture
+def asked(monkeypatch):
+    """What is asked of Kaggle: (name, folder)."""
     asked = []
     files = types.SimpleNamespace(
         download_dataset=lambda *a: asked.append(a), download_competition=lambda *a: asked.append(a)
     )
     monkeypatch.setitem(sys.modules, "landmark.kaggle_files", files)
+    return asked
+
+
+def test_kaggle_is_asked_where_the_recipe_has_no_bucket(data, asked):
     own = [f"data={data}", "bucket=null"]
     main_with([*own, "kaggle.dataset=a/b"])
     assert asked == [("a/b", data)]
@@ -253,6 +288,32 @@ def test_kaggle_is_asked_where_the_recipe_has_no_bucket(data, bucket_settings, m
     assert asked[1:] == [
         (name, data / "kaggle" / name) for name in load_recipe("gld2019").kaggle.competitions.values()
     ]
+
+
+def test_two_downloads_from_kaggle_do_not_share_a_folder(data, asked):
+    with download.hold(data), pytest.raises(UserError, match=f"another download is at work in {data}"):
+        main_with([f"data={data}", "bucket=null", "kaggle.dataset=a/b"])
+    assert asked == []
+    # That would tell of a bucket's download that has not ended.
+    assert not (data / ".download").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "given", "said"),
+    [
+        (["bucket=null"], {"splits": ["train"]}, "--splits: recipe gld2019 has no bucket"),
+        (["bucket=null"], {"shards": "0"}, "--shards: recipe gld2019 has no bucket"),
+        (["bucket=null"], {"accept_md5": ["train/000"]}, "--accept-md5: recipe gld2019 has no bucket"),
+        (["bucket=null"], {"dry_run": True}, "--dry-run: recipe gld2019 has no bucket"),
+        (["kaggle.competitions={}"], {"competition_files": True}, "--competition-files: .* names no Kaggle"),
+        ([], {"dry_run": True, "competition_files": True}, "leave out --competition-files"),
+    ],
+)
+def test_options_that_would_do_nothing_are_told(bucket, bucket_settings, data, asked, settings, given, said):
+    with pytest.raises(UserError, match=said):
+        main_with([*bucket_settings, "kaggle.dataset=a/b", *settings], **given)
+    assert asked == bucket.requests == []
+    assert not data.exists()
 
 
 def test_a_recipe_without_a_source_says_so(run_step):

@@ -158,9 +158,10 @@ def test_an_archive_that_leads_out_of_the_folder_is_refused(signed_in, tmp_path,
 
 
 def test_a_damaged_archive_is_told_and_fetched_anew(signed_in, tmp_path):
-    damaged = bytearray(MICRO_ZIP)
+    damaged, encrypted = bytearray(MICRO_ZIP), bytearray(MICRO_ZIP)
     damaged[500_000] ^= 255
-    for archive in (bytes(damaged), b"<html>not a zip</html>"):
+    encrypted[encrypted.index(b"PK\1\2") + 8] |= 1
+    for archive in (bytes(damaged), bytes(encrypted), b"<html>not a zip</html>"):
         signed_in.archive = archive
         assert "came damaged" in refused(download_dataset, MICRO, tmp_path)
         assert not (tmp_path / "gldv2_micro").exists()

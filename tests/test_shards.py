@@ -126,6 +126,29 @@ def test_rubbish_between_members_is_not_taken_for_the_end(run):
         run(bytes(tar))
 
 
+@pytest.mark.parametrize(
+    "headers", [{"GNU.sparse.map": "abc"}, {"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}]
+)
+def test_extended_headers_that_tarfile_stumbles_over_are_a_broken_tar(run, tmp_path, headers):
+    file = BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        info, data = sized(NAME, jpeg())
+        info.pax_headers = headers
+        tar.addfile(info, BytesIO(data))
+    with pytest.raises(UserError, match="tar file is broken"):
+        run(file.getvalue())
+    assert files(tmp_path) == ["000.tar"]
+
+
+def test_postscript_is_not_run(run, monkeypatch):
+    ran = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_: ran.append(True))
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    done = run([sized(NAME, script)])
+    assert done.bad == {ID: "it is none of JPEG, PNG, WEBP, BMP, TIFF"}
+    assert not ran
+
+
 @pytest.mark.parametrize("progressive", [False, True])
 @pytest.mark.parametrize("cut", [1, 2, 30, 500])
 def test_a_photograph_that_breaks_off_is_told_and_left_out(run, tmp_path, cut, progressive):

@@ -116,6 +116,22 @@ def test_a_file_that_changes_half_way_is_fetched_anew(server, part):
     assert sum(counted) == after.size
 
 
+def test_a_file_that_changed_goes_on_where_it_broke_off_again(server, part, waits):
+    server.cut[PATH] = [CUT, 2 * CUT]
+    session = open_session(1)
+    counted = []
+
+    def count(size):
+        counted.append(size)
+        put(server.folder / PATH, b"new" + DATA)
+
+    after = fetch(session, look_up(session, f"{server.url}/{PATH}"), part, count)
+    assert part.read_bytes() == b"new" + DATA
+    assert server.asked(PATH) == [None, f"bytes={CUT}-", f"bytes={2 * CUT}-"]
+    assert sum(counted) == after.size
+    assert waits == []
+
+
 def test_a_server_that_is_at_its_limit_is_asked_again(server, part):
     server.status[PATH] = [503, 503]
     run(server, part)
@@ -124,11 +140,29 @@ def test_a_server_that_is_at_its_limit_is_asked_again(server, part):
 
 def test_tries_that_bring_nothing_come_to_an_end(server, part, waits):
     server.cut[PATH] = [CUT] + [0] * 100
-    with pytest.raises(UserError, match=rf"{server.url}/{PATH}: .*after 5 tries without progress"):
+    with pytest.raises(UserError, match=rf"{server.url}/{PATH}: .*after 10 tries without progress"):
         run(server, part)
-    assert len(server.asked(PATH)) == 1 + 5
-    assert waits == [1, 2, 4, 8]
+    assert len(server.asked(PATH)) == 1 + 10
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert part.read_bytes() == DATA[:CUT]
+
+
+def test_more_than_was_announced_does_not_fill_the_disk(server, part):
+    server.endless.add(PATH)
+    server.cut[PATH] = [CUT] * 10
+    received = []
+    session = open_session(1)
+    with pytest.raises(UserError, match="after 10 tries without progress"):
+        fetch(session, look_up(session, f"{server.url}/{PATH}"), part, received.append)
+    assert max(part.stat().st_size, sum(received)) < 12 * len(DATA)
+
+
+def test_the_last_try_may_bring_a_file_that_has_become_smaller(server, part):
+    server.cut[PATH] = [CUT] + [0] * 9
+    session = open_session(1)
+    before = look_up(session, f"{server.url}/{PATH}")
+    fetch(session, before, part, lambda _: put(server.folder / PATH, DATA[:1000]))
+    assert part.read_bytes() == DATA[:1000]
 
 
 def test_an_empty_file_is_a_file(server, part):

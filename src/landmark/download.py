@@ -70,10 +70,7 @@ def missing_shards(session: requests.Session, recipe: Recipe, shards: list[Shard
     """The server's file of each shard that is not done. Raises UserError when it has none."""
     missing = []
     for shard in track(shards, len(shards), "shards that are done", "shards"):
-        files = ShardFiles(recipe.data, shard)
-        if files.is_done(recipe.bucket.longest_side):
-            files.clear()
-        else:
+        if not ShardFiles(recipe.data, shard).is_done(recipe.bucket.longest_side):
             missing.append(shard)
 
     def ask(shard: Shard) -> tuple[Shard, Remote]:
@@ -179,13 +176,14 @@ class ShardBringer:
         return shard, None
 
     def _bring(self, shard: Shard, remote: Remote, files: ShardFiles) -> None:
-        files.record.unlink(missing_ok=True)
         with self._connections:
             if not files.tar_is_whole(remote):
                 files.tar.unlink(missing_ok=True)
                 self._fetch(shard, remote, files.part)
                 os.replace(files.part, files.tar)
         side = self.recipe.bucket.longest_side
+        # Not before: until photographs are replaced, an earlier record tells truly what is at hand.
+        files.record.unlink(missing_ok=True)
         try:
             extracted = self.pool.submit(extract, files.tar, files.photographs, side).result()
         except UserError as error:

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from landmark.errors import UserError
 from landmark.settings import Bucket
 from landmark.shards import Extracted, photograph_path
-from landmark.store import atomic_path, write_json
+from landmark.store import write_json
 from landmark.transfer import Remote, bytes_had, is_source, source_path
 
 # What is published beside the photographs: name in data/metadata/ -> path in the bucket.
@@ -103,7 +103,6 @@ class ShardFiles:
         # As it arrives, and renamed when its sum is right or accepted.
         self.part = folder / f"{shard.number:03}.part"
         self.tar = folder / f"{shard.number:03}.tar"
-        self.ids = folder / f"{shard.number:03}.txt"
         self.record = folder / f"{shard.number:03}.json"
 
     def is_done(self, longest_side: int | None) -> bool:
@@ -115,11 +114,10 @@ class ShardFiles:
             record = json.loads(self.record.read_text(encoding="utf-8"))
             if record["longest_side"] != longest_side or record["bad"]:
                 return False
-            ids = self.ids.read_text(encoding="utf-8").split()
-            size = sum(photograph_path(self.photographs, i).stat().st_size for i in ids)
+            size = sum(photograph_path(self.photographs, i).stat().st_size for i in record["ids"])
         except FileNotFoundError:
             return False
-        return (len(ids), size) == (record["photographs"], record["bytes"])
+        return size == record["size"]
 
     def clear(self) -> None:
         """Remove the tar of a shard that is done; killed just before, the next run does."""
@@ -137,23 +135,13 @@ class ShardFiles:
         return self.tar.exists() and is_source(remote, self.part) and self.tar.stat().st_size == remote.size
 
     def finish(self, extracted: Extracted, longest_side: int | None) -> None:
-        """Record what was extracted. The record comes last, and is what makes the list of ids count."""
-        with atomic_path(self.ids) as part:
-            part.write_text("".join(f"{i}\n" for i in extracted.ids), encoding="utf-8")
-        write_json(
-            self.record,
-            {
-                "longest_side": longest_side,
-                "photographs": len(extracted.ids),
-                "bytes": extracted.size,
-                "bad": extracted.bad,
-            },
-        )
+        """Record what was extracted."""
+        write_json(self.record, {"longest_side": longest_side, **asdict(extracted)})
 
 
 def ids_at_hand(data: Path, split: str) -> list[str]:
     """The ids of a split's photographs that are extracted, shard by shard."""
     ids = []
     for record in sorted((state_folder(data) / split).glob("[0-9]*[0-9].json")):
-        ids += record.with_suffix(".txt").read_text(encoding="utf-8").split()
+        ids += json.loads(record.read_text(encoding="utf-8"))["ids"]
     return ids

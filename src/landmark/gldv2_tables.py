@@ -8,8 +8,9 @@ from urllib.parse import unquote
 
 import pandas as pd
 
-from landmark.competition import SPLITS, read_table, write_table
+from landmark.competition import SOLUTIONS, SPLITS, read_table, write_table
 from landmark.gldv2 import ids_at_hand
+from landmark.submission import COLUMN
 
 _CATEGORY = "Category:"
 
@@ -30,11 +31,8 @@ def write_tables(data: Path) -> dict[str, tuple[int, int]]:
         part = whole[whole["id"].isin(at_hand[split])]
         _write_changed(data / f"{split}.csv", part)
         rows[split] = len(part), len(whole)
-    for name in ("recognition_solution_v2.1.csv", "retrieval_solution_v2.1.csv"):
-        task = name.partition("_")[0]
-        truth = read_table(
-            published / name, ["id", {"recognition": "landmarks", "retrieval": "images"}[task], "Usage"]
-        )
+    for task, (_, name) in SOLUTIONS.items():
+        truth = read_table(published / name, ["id", COLUMN[task], "Usage"])
         truth = truth[truth["id"].isin(at_hand["test"])]
         if task == "retrieval":
             truth = truth.assign(images=[_only(ids, at_hand["index"]) or "None" for ids in truth["images"]])

@@ -118,7 +118,8 @@ def _unpack(name: str, archive: Path, target: Path) -> dict[str, int]:
             _require_room(target, sum(entry.file_size for entry in entries), name)
             for entry in track(entries, len(entries), "unpacking", unit="files"):
                 zipped.extract(entry, target)
-    except (BadZipFile, zlib.error, EOFError) as error:
+    # RuntimeError: encrypted, or of another method.
+    except (BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         archive.unlink()
         raise UserError(f"{name}: the archive came damaged ({error}); run the same command again") from error
     return {entry.filename: entry.file_size for entry in entries}

@@ -53,11 +53,13 @@ def unattended_map(function: Callable, items: Iterable, workers: int) -> Iterato
     count = len(waiting)
 
     def work() -> None:
-        while waiting:
+        while True:
             try:
-                ready.put((function(waiting.popleft()), None))
-            except IndexError:  # another thread took the last one
+                item = waiting.popleft()
+            except IndexError:  # none is left
                 return
+            try:
+                ready.put((function(item), None))
             except BaseException as error:
                 ready.put((None, error))
 

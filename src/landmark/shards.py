@@ -14,13 +14,15 @@ from pathlib import Path
 from threading import Thread
 
 import cv2
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from landmark.errors import UserError
 from landmark.images import BadImage, fit, largest_shrink, read_image
 
 LARGEST_FILE = 64 << 20
 _JPEG_QUALITY = 90
+# What a .jpg may be in truth, for the steps read it. Pillow knows more, and has Ghostscript run PostScript.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 _PHOTOGRAPH = re.compile(r"(?:\./)?([0-9a-f])/([0-9a-f])/([0-9a-f])/(\1\2\3[0-9a-f]{13})\.jpg")
 _FOLDER = re.compile(r"\.|(?:\./)?[0-9a-f](?:/[0-9a-f]){0,2}")
 
@@ -82,7 +84,9 @@ def photographs(tar: Path) -> Iterator[tuple[str, bytes]]:
                 yield match[4], archive.extractfile(member).read()
                 archive.members.clear()  # tarfile would remember all
             end = archive.offset
-    except (tarfile.TarError, EOFError) as error:
+    except (UserError, OSError):
+        raise
+    except Exception as error:  # whatever tarfile makes of odd bytes: odd extended headers are a ValueError
         raise UserError(f"the tar file is broken: {error}") from error
     # tarfile takes a file that ends between two members, or goes on with rubbish, for one that ends well.
     with tar.open("rb") as file:
@@ -99,11 +103,13 @@ def _shown(member: tarfile.TarInfo) -> str:
 def decoded_size(data: bytes) -> tuple[int, int]:
     """Height and width of an encoded image that decodes to its last row, before it is turned. Raises BadImage."""
     try:
-        with Image.open(BytesIO(data)) as image:
+        with Image.open(BytesIO(data), formats=_FORMATS) as image:
             width, height = image.size
             # A JPEG at an eighth of its size and grey: all its bytes are decoded, in three quarters of the time.
             image.draft("L", (1, 1))
             image.load()
+    except UnidentifiedImageError as error:  # which would tell an address in memory
+        raise BadImage(f"it is none of {', '.join(_FORMATS)}") from error
     except Exception as error:  # whatever a decoder makes of odd bytes
         raise BadImage(" ".join(str(error).split()).removesuffix(".") or type(error).__name__) from error
     return height, width

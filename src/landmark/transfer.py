@@ -16,8 +16,9 @@ from urllib3.util import Retry
 from landmark.errors import UserError
 from landmark.store import write_json
 
-# In a row, none of which brought a byte more of the file than there had been.
-TRIES = 5
+# In a row, none of which brought a byte more of the file than there had been. With the waits between them they
+# take some five minutes, within which a line may come back.
+TRIES = 10
 _LONGEST_WAIT = 60.0
 # Seconds to connect, and that a server may be silent.
 _TIMEOUT = (15, 60)
@@ -92,15 +93,19 @@ def bytes_had(remote: Remote, part: Path) -> int:
 
 def is_source(remote: Remote, part: Path) -> bool:
     """Whether `part` was begun as this version of this file."""
-    try:
-        return json.loads(source_path(part).read_text(encoding="utf-8")) == asdict(remote)
-    except FileNotFoundError:
-        return False
+    return _source(part) == remote
 
 
 def source_path(part: Path) -> Path:
     """Where it is noted which file the bytes of `part` are of."""
     return part.with_name(f"{part.name}.json")
+
+
+def _source(part: Path) -> Remote | None:
+    try:
+        return Remote(**json.loads(source_path(part).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None
 
 
 def fetch(session: requests.Session, remote: Remote, part: Path, count: Callable[[int], None]) -> Remote:
@@ -115,16 +120,17 @@ def fetch(session: requests.Session, remote: Remote, part: Path, count: Callable
         if had == 0:
             _begin(remote, part)
         try:
-            remote = _receive(session, remote, part, had, count)
+            _receive(session, remote, part, had, count)
             reason = f"{remote.size:,} bytes were announced and others came"
         except requests.RequestException as error:
             reason = _words(error)
+        remote = _source(part)
         had = bytes_had(remote, part)
-        failures = 0 if had > most else failures + 1
+        failures = 0 if had > most or had == remote.size else failures + 1
         most = max(most, had)
         if failures == TRIES:
             raise UserError(f"{remote.url}: {reason}; after {TRIES} tries without progress; run it again to go on")
-        if failures and had < remote.size:
+        if failures:
             time.sleep(min(_LONGEST_WAIT, 2.0 ** (failures - 1)))
     with part.open("rb") as file:
         os.fsync(file.fileno())
@@ -133,7 +139,7 @@ def fetch(session: requests.Session, remote: Remote, part: Path, count: Callable
 
 def _receive(
     session: requests.Session, remote: Remote, part: Path, had: int, count: Callable[[int], None]
-) -> Remote:
+) -> None:
     """Append what the server sends to `part`, or begin it anew where it sends the whole file."""
     headers = {}
     if had:
@@ -144,9 +150,10 @@ def _receive(
         if response.status_code == 416 or (response.status_code == 206 and not _goes_on(response, remote, had)):
             _begin(remote, part)
             count(-had)
-            return remote
+            return
         _check(remote.url, response)
         if response.status_code != 206:
+            # Noted beside the part, so that it is known even where this connection is cut.
             remote = _remote(remote.url, response)
             _begin(remote, part)
             count(-had)
@@ -154,7 +161,8 @@ def _receive(
             for chunk in response.iter_content(_CHUNK):
                 file.write(chunk)
                 count(len(chunk))
-    return remote
+                if file.tell() > remote.size:
+                    break  # more than was announced, and perhaps without end
 
 
 def _goes_on(response: requests.Response, remote: Remote, had: int) -> bool:
