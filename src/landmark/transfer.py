@@ -70,7 +70,7 @@ def look_up(session: requests.Session, url: str) -> Remote:
         with session.head(url, timeout=_TIMEOUT, allow_redirects=True) as response:
             return _remote(url, response)
     except requests.RequestException as error:
-        raise UserError(f"{url}: {_words(error)}") from error
+        raise UserError(f"{url}: {_words(error)}; check the network and the address, and run it again") from error
 
 
 def read_text(session: requests.Session, url: str) -> str:
@@ -80,7 +80,7 @@ def read_text(session: requests.Session, url: str) -> str:
             _check(url, response)
             return response.text
     except requests.RequestException as error:
-        raise UserError(f"{url}: {_words(error)}") from error
+        raise UserError(f"{url}: {_words(error)}; check the network and the address, and run it again") from error
 
 
 def bytes_had(remote: Remote, part: Path) -> int:
