@@ -44,6 +44,13 @@ def test_tables_and_images_are_found_in_different_datasets_and_the_competition_s
     found = Competition(target, target)
     assert found.ids("test") == ["ddd"] and found.path("test", "ddd").exists()
     assert found.path("train", "aaa").exists() and found.solution("recognition") is None
+    # A competition that lists no index of its own has it in its folder; another's list is of other images.
+    table(asked / "train.csv", "id,landmark_id", "aaa,1")
+    table(photographs / "metadata/index.csv", "id", "bbb", "eee")
+    image(asked / "index/f/f/f/fff.jpg")
+    find_data(root, [], target)
+    assert Competition(target, target).ids("index") == ["fff"]
+    shutil.rmtree(asked / "index")
     shutil.rmtree(photographs / "images/index")
     find_data(root, ["landmark"], target)
     assert Competition(target, target).ids("index") == ["ddd"] and found.path("index", "ddd").exists()

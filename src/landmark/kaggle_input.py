@@ -135,9 +135,9 @@ def _link_pieces(places: list[Path], train: Path, target: Path) -> None:
     for name in ("metadata/test.csv", *SOLUTIONS["retrieval"], *SOLUTIONS["recognition"]):
         if (test.parent / name).exists():
             _link(test.parent / name, target / name)
-    index = next((place / "index.csv" for place in places if _has_columns(place / "index.csv", {"id"})), None)
-    if index and trees["index"]:
-        _link(index, target / "index.csv")
+    # One from elsewhere may list what these photographs are not.
+    if trees["index"] and _has_columns(train / "index.csv", {"id"}):
+        _link(train / "index.csv", target / "index.csv")
     elif trees["index"]:
         names = sorted(path.stem for path in trees["index"].glob("?/?/?/*.jpg"))
         write_table(target / "index.csv", pd.DataFrame({"id": names}))
