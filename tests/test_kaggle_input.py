@@ -100,6 +100,10 @@ def test_a_cut_keeps_landmarks_whole_and_what_can_be_answered(tmp_path):
     wanted = read_solution(part.solution("retrieval"), "retrieval")
     assert wanted.ids == set(part.ids("test")) and set().union(*wanted.truth.values()) <= set(part.ids("index"))
     assert all(len(images) == 2 for images in wanted.truth.values())
+    # Where no two landmarks fit, half of the images of each.
+    assert cut_data(Competition(whole, whole), tmp_path / "small", 9)
+    small = Competition(tmp_path / "small", tmp_path / "small").train["landmark_id"].value_counts()
+    assert small.tolist() == [4, 4]
     # Links stand also for images that are not there; steps name those.
     assert part.path("train", part.ids("train")[0]).is_symlink()
 

@@ -121,22 +121,21 @@ def test_the_notebook_trains_on_a_part_and_with_its_models_attached_answers_the_
     shutil.copytree(out / "dataset", kaggle / "input/datasets/somebody/tiny-landmarks-2019-kit")
     shutil.copytree(tiny_data, kaggle / "input/competitions/tiny-retrieval")
     before = files(kaggle / "input")
-    trial = execute(out / "tiny-landmarks-2019.ipynb", kaggle, monkeypatch, CUT_ON_COMMIT=9)
+    trial = execute(out / "tiny-landmarks-2019.ipynb", kaggle, monkeypatch, CUT_ON_COMMIT=12)
     assert files(kaggle / "input") == before
     assert "models: to be trained" in said(trial) and "02 train: arcface on" in said(trial)
-    assert "a trial run: at most 9 images" in said(trial)
+    assert "a trial run: at most 12 images" in said(trial)
 
     working, whole = kaggle / "working", Competition(tiny_data, tiny_data)
     validate_retrieval(working / "submission.csv", whole.ids("test"), whole.ids("index"))
     assert (working / "submission.csv").read_bytes() == (working / "retrieval.csv").read_bytes()
     validate_recognition(working / "recognition.csv", whole.ids("test"), whole.train["landmark_id"].tolist())
-    # Nine index images; of train images the smallest two landmarks whole, as nine do not hold more.
+    # Twelve index images; of train images six of each of two landmarks, as twelve hold no two whole ones.
     lists = pd.read_csv(working / "retrieval.csv", keep_default_na=False)["images"].str.split()
     kit = kaggle / "temp/kit"
     part = Competition(kit / "input/cut", kit / "input/cut")
-    sizes = whole.train["landmark_id"].value_counts()
-    assert len(part.ids("train")) == sizes.nsmallest(2).sum() and len(part.ids("index")) == 9
-    assert (lists.str.len() == 9).sum() == len(part.ids("test")) < len(lists)
+    assert part.train["landmark_id"].value_counts().tolist() == [6, 6] and len(part.ids("index")) == 12
+    assert (lists.str.len() == 12).sum() == len(part.ids("test")) < len(lists)
     assert (lists.str.len() == 0).sum() == len(lists) - len(part.ids("test"))
     scores = json.loads((working / "scores.json").read_text())
     assert scores["retrieval"]["map100"]["all"] > 0 and "recognition" in scores
@@ -162,7 +161,7 @@ def test_the_notebook_trains_on_a_part_and_with_its_models_attached_answers_the_
     shutil.copytree(tiny_data, kaggle / "input/photographs/all")
     monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
     before = files(kaggle / "input")
-    scored = execute(out / "tiny-landmarks-2019.ipynb", kaggle, monkeypatch, CUT_ON_COMMIT=9)
+    scored = execute(out / "tiny-landmarks-2019.ipynb", kaggle, monkeypatch, CUT_ON_COMMIT=12)
     assert files(kaggle / "input") == before
     assert "02 train" not in said(scored) and said(scored).count("nothing to do, the models are ready") == 3
     assert not list((kaggle / "temp/kit/input").glob("*/train_clean.csv"))

@@ -48,9 +48,10 @@ def find_data(root: Path, favourites: Sequence[str], target: Path) -> Path:
 def cut_data(whole: Competition, target: Path, count: int) -> bool:
     """Write a part of a competition with at most `count` images a split to `target`, unless it is that small.
 
-    Landmarks are taken whole, those first that test images show and that have four train images or more; with
-    them come their test images, as far as solutions tell them, distractors, and the index images to find. Rows of
-    the solutions are those of the part. A submission keeps a row for every test image of the whole.
+    Landmarks are taken whole, or with half of `count` images where they have more; those first that test images
+    show and that have four train images or more. With them come their test images, as far as solutions tell them,
+    distractors, and the index images to find. Rows of the solutions are those of the part. A submission keeps a
+    row for every test image of the whole.
     """
     ids = {split: whole.ids(split) for split in SPLITS}
     if all(len(split) <= count for split in ids.values()):
@@ -60,9 +61,11 @@ def cut_data(whole: Competition, target: Path, count: int) -> bool:
         labels_of = read_solution(path, "recognition").truth
     if path := whole.solution("retrieval"):
         found_by = read_solution(path, "retrieval").truth
-    train = whole.train
+    # Two landmarks at least, so that there is something to tell apart.
+    train = whole.train.groupby("landmark_id").head(max(1, count // 2))
     labels = _some_labels(train["landmark_id"], set().union(*labels_of.values()), count)
-    kept = {"train": train.loc[train["landmark_id"].isin(labels), "id"].tolist()}
+    train = train[train["landmark_id"].isin(labels)]
+    kept = {"train": train["id"].tolist()}
     # What shows a landmark that was left out could only be answered wrongly.
     fair = [i for i in ids["test"] if labels_of.get(i, set()) <= labels] or ids["test"]
     kept["test"] = _first(fair, count, {i for i, shown in labels_of.items() if shown})
@@ -70,7 +73,7 @@ def cut_data(whole: Competition, target: Path, count: int) -> bool:
     kept["index"] = _first(ids["index"], count, wanted)
 
     shutil.rmtree(target, ignore_errors=True)
-    write_table(target / "train.csv", train[train["landmark_id"].isin(labels)])
+    write_table(target / "train.csv", train)
     for split in ("index", "test"):
         write_table(target / f"{split}.csv", pd.DataFrame({"id": kept[split]}))
     write_table(target / "metadata/test.csv", pd.DataFrame({"id": whole.submission_ids()}))
@@ -85,7 +88,7 @@ def cut_data(whole: Competition, target: Path, count: int) -> bool:
 
 
 def _some_labels(column: pd.Series, asked: set[int], count: int) -> set[int]:
-    """Labels that together have at most `count` images; never less than two labels, if there are two."""
+    """Labels that together have at most `count` images."""
     sizes = column.value_counts().sort_index()
     order = np.random.default_rng(0).permutation(len(sizes))
     order = sorted(order, key=lambda row: (sizes.index[row] not in asked, sizes.iloc[row] < 4))
@@ -94,7 +97,7 @@ def _some_labels(column: pd.Series, asked: set[int], count: int) -> set[int]:
         if sizes.iloc[row] <= left:
             taken.add(int(sizes.index[row]))
             left -= sizes.iloc[row]
-    return taken if len(taken) > 1 else set(map(int, sizes.nsmallest(2).index))
+    return taken
 
 
 def _first(ids: list[str], count: int, preferred: set[str]) -> list[str]:
