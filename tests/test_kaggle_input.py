@@ -66,6 +66,9 @@ def test_other_kinds_of_data_are_found_and_the_favourite_first(tmp_path):
         image(root / f"datasets/him/houses/house {number}/1.png")
     assert find_data(root, [], target) == root / "datasets/him/houses"
     assert find_data(root, ["zoo"], target) == root / "datasets/me/zoo/pictures"
+    for number in range(2):
+        image(root / f"numbered/{number}/1.png")
+    assert find_data(root, ["numbered"], target) == root / "numbered"
     table(root / "micro/gldv2_micro/gldv2_micro.csv", "filename,landmark_id", "x.jpg,1")
     assert find_data(root, [], target) == root / "micro/gldv2_micro"
     assert not target.exists()

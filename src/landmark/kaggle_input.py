@@ -162,7 +162,9 @@ def _folders(root: Path) -> Iterable[Path]:
     level = [root]
     for _ in range(_DEPTH):
         inside = map(_children, level)
-        level = [child for children in inside if len(children) <= _CLASSES for child in children]
+        # Those of one character are the branches of an image tree.
+        few = (children for children in inside if len(children) <= _CLASSES)
+        level = [child for children in few for child in children if len(child.name) > 1]
         yield from level
 
 
@@ -170,7 +172,7 @@ def _children(folder: Path) -> list[Path]:
     if (folder / "wheels.txt").exists():
         return []
     with os.scandir(folder) as entries:
-        return sorted(Path(entry.path) for entry in entries if len(entry.name) > 1 and entry.is_dir())
+        return sorted(Path(entry.path) for entry in entries if entry.is_dir())
 
 
 def _rank(parts: tuple[str, ...], favourites: Sequence[str]) -> tuple:
