@@ -30,9 +30,6 @@ def main(name: str, overrides: list[str], task: str | None) -> None:
     unfetched = write_kit(folder / "dataset", recipe, name, lacking is None, about)
     write_json(notebook, make_notebook(recipe, settings, task or TASKS[0], STEPS))
     write_json(folder / "kernel-metadata.json", metadata)
-    for stale in folder.glob("*.ipynb"):
-        if stale != notebook:
-            stale.unlink()
     print(f"notebook: {notebook}")
     if lacking:
         print(f"without trained models, so it will train: {lacking}; then run the same command again")
