@@ -177,7 +177,11 @@ def test_a_notebook_that_lacks_something_tells_it_in_one_line(mine, run_sh, tmp_
     (kaggle / "input").mkdir(parents=True)
     with pytest.raises(CellExecutionError, match="error: the kit is nowhere below /.*; attach"):
         execute(out / "tiny-landmarks-2019.ipynb", kaggle, monkeypatch)
-    shutil.copytree(out / "dataset", kaggle / "input/datasets/somebody/tiny-kit")
+    # Another kit that is attached too is not taken.
+    other = kaggle / "input/datasets/another/kit-of-2018/kit/run.sh"
+    other.parent.mkdir(parents=True)
+    other.write_text("exit 1")
+    shutil.copytree(out / "dataset", kaggle / "input/datasets/somebody/tiny-landmarks-2019-kit")
     with pytest.raises(CellExecutionError) as failed:
         execute(out / "tiny-landmarks-2019.ipynb", kaggle, monkeypatch)
     assert "Traceback" not in failed.value.traceback and "File " not in failed.value.traceback
@@ -289,7 +293,7 @@ def test_the_kaggle_client_takes_the_metadata(mine, run_sh, monkeypatch, tmp_pat
 def test_names_are_those_that_kaggle_makes_of_a_title(capsys, monkeypatch, tmp_path):
     from slugify import slugify
 
-    for title in ("Google Landmarks 2019", " Tiny -- landmarks, 2,019!", "Église à Paris", "It's 5 o'clock_now"):
+    for title in ("Google Landmarks 2019", " Tiny -- landmarks, 2,019!", "Église à Paris", "It's 5 o'clock_now", "Straßen, Plätze"):
         assert slug_of(title) == slugify(title)
     with pytest.raises(UserError, match="kaggle.title.*'a-b'"):
         slug_of("A - B")
