@@ -6,7 +6,9 @@ import pytest
 
 from landmark.kaggle_kit import inference_files
 from landmark.kaggle_session import Session
+from landmark.plan import job_settings
 from landmark.recipe import load_recipe
+from landmark.store import write_json
 
 
 @pytest.fixture
@@ -33,6 +35,14 @@ def test_models_are_ready_where_all_that_the_settings_want_is_attached(kaggle, c
     assert "models: ready" in capsys.readouterr().out
     start(kaggle, "sample", "gallery=clean")
     assert "models: to be trained, as clean_decisions.csv is not attached" in capsys.readouterr().out
+    record = kaggle / "input/kit/checkpoints/main/done/02_train-arcface.json"
+    write_json(record, {"settings": {**job_settings(recipe)["02_train-arcface"], "images": None}})
+    start(kaggle, "sample", "gallery=all")
+    assert "models: ready" in capsys.readouterr().out
+    start(kaggle, "sample", "gallery=all", "models.arcface.training.dim=32")
+    printed = capsys.readouterr().out
+    assert "models: to be trained, as the results of step 02 were made with other settings" in printed
+    assert "dim was 512, is now 32\n" in printed
     # What an earlier round of the same notebook trained was not attached: the steps tell whether it is up to date.
     (recipe.work / "clean_decisions.csv").write_bytes(b"")
     start(kaggle, "sample", "gallery=clean")

@@ -13,7 +13,7 @@ from landmark.competition import open_competition
 from landmark.errors import UserError
 from landmark.judging import check_submission
 from landmark.kaggle_input import cut_data, find_data
-from landmark.kaggle_kit import inference_files
+from landmark.kaggle_kit import inference_files, missing_models
 from landmark.packages import part_of
 from landmark.recipe import CARRIED, ROOT, Recipe, load_recipe
 from landmark.store import atomic_path
@@ -26,9 +26,10 @@ class Session:
     """A run of a recipe in the notebook.
 
     dataset: the folder of the kit's dataset; models in its checkpoints/ take the place of steps 01 to 03, where
-    none is missing. root: where data is mounted; looked for there, unless the overrides name it. working: the
-    folder that Kaggle keeps. task: whose submission is handed in. cut: images that a split is cut to, unless Kaggle
-    runs the notebook anew to score it; None: never. A rendered sample is not cut.
+    none is missing and none was made with other settings. root: where data is mounted; looked for there, unless
+    the overrides name it. working: the folder that Kaggle keeps. task: whose submission is handed in. cut: images
+    that a split is cut to, unless Kaggle runs the notebook anew to score it; None: never. A rendered sample is not
+    cut.
     """
 
     def __init__(
@@ -41,10 +42,9 @@ class Session:
         self.recipe = load_recipe(name, overrides)
         self._arguments = ["--recipe", name, "--set", *overrides] if overrides else ["--recipe", name]
         print(f"data: {self.recipe.data}")
-        lacking = _attach(part_of(dataset, "checkpoints", ROOT), self.recipe)
-        self._trained = not lacking
-        why = f"to be trained, as {lacking[0].name} is not attached" if lacking else "ready"
-        print(f"models: {why}")
+        why = _attach(part_of(dataset, "checkpoints", ROOT), self.recipe)
+        self._trained = why is None
+        print("models:", f"to be trained, as {why}" if why else "ready")
 
     def run(self, step: str, *arguments: str) -> None:
         """Run a numbered script, such as "04_extract", and show what it says as it says it."""
@@ -105,8 +105,8 @@ def _data(recipe: Recipe, root: Path, task: str, cut: int | None) -> Path:
     return folders / "cut"
 
 
-def _attach(checkpoints: Path | None, recipe: Recipe) -> list[Path]:
-    """Link the attached weights to where the steps expect them; what steps 04 to 06 want that is not among them."""
+def _attach(checkpoints: Path | None, recipe: Recipe) -> str | None:
+    """Link the attached weights to where the steps expect them; why models are to be trained all the same."""
     places = {"weights": CARRIED, "main": recipe.work}
     if recipe.bootstrap:
         places["bootstrap"] = recipe.bootstrap.work
@@ -118,7 +118,14 @@ def _attach(checkpoints: Path | None, recipe: Recipe) -> list[Path]:
             link.unlink(missing_ok=True)
             link.symlink_to(path.absolute())
             attached.add(link)
-    return [path for path in inference_files(recipe) if path not in attached]
+    for path in inference_files(recipe):
+        if path not in attached:
+            return f"{path.name} is not attached"
+    try:
+        missing_models(recipe)
+    except UserError as error:
+        return str(error).partition(";")[0]  # without its way out, which is gone already
+    return None
 
 
 def _copy(path: Path, target: Path) -> None:
