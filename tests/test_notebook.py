@@ -323,3 +323,17 @@ def test_missing_packages_want_wheels(tmp_path, monkeypatch):
     (tmp_path / "wheels").mkdir()
     with pytest.raises(UserError, match="no-such-package cannot be installed from"):
         install_missing(tmp_path)
+
+
+def test_packages_that_pythonpath_brings_are_not_missing(project, run_sh, tmp_path, monkeypatch):
+    packages = project / "src/landmark/packages.py"
+    known = 'PACKAGES = {\n    "of_a_cluster": "no-such-package",'
+    packages.write_text(packages.read_text().replace("PACKAGES = {", known))
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "of_a_cluster.py").touch()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    assert run_sh("notebook", "--recipe", "tiny").returncode != 0
+    monkeypatch.setenv("PYTHONPATH", str(modules))
+    done = run_sh("notebook", "--recipe", "tiny")
+    assert done.returncode == 0, done.stderr
