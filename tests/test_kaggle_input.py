@@ -90,7 +90,9 @@ def test_a_cut_keeps_landmarks_whole_and_what_can_be_answered(tmp_path):
         for k, i in enumerate(ids["test"])
     ]
     table(whole / "retrieval_solution.csv", "id,images,Usage", *finds)
-    image(whole / "train/a/0/0/a0000.jpg")
+    for split in SPLITS:
+        for name in ids[split]:
+            image(whole / split / name[0] / name[1] / name[2] / f"{name}.jpg")
     assert not cut_data(Competition(whole, whole), target, 120)
     assert cut_data(Competition(whole, whole), target, 20)
     part = Competition(target, target)
@@ -107,8 +109,19 @@ def test_a_cut_keeps_landmarks_whole_and_what_can_be_answered(tmp_path):
     assert cut_data(Competition(whole, whole), tmp_path / "small", 9)
     small = Competition(tmp_path / "small", tmp_path / "small").train["landmark_id"].value_counts()
     assert small.tolist() == [4, 4]
-    # Links stand also for images that are not there; steps name those.
     assert part.path("train", part.ids("train")[0]).is_symlink()
+
+    # Tables of all, and of the images only the last.
+    for split, name in (("train", "a000*"), ("train", "a004*"), ("index", "b000*"), ("test", "c000*")):
+        for path in (whole / split).rglob(f"{name}.jpg"):
+            path.unlink()
+    assert cut_data(Competition(whole, whole), tmp_path / "rest", 100)
+    rest = Competition(tmp_path / "rest", tmp_path / "rest")
+    assert [len(rest.ids(split)) for split in SPLITS] == [100, 30, 20]
+    assert all(rest.path(split, i).exists() for split in SPLITS for i in rest.ids(split))
+    shutil.rmtree(whole / "index")
+    with pytest.raises(UserError, match="index.csv lists 40 images, and none is attached"):
+        cut_data(Competition(whole, whole), tmp_path / "rest", 100)
 
 
 def test_a_cut_of_class_folders_is_a_gldv2_layout_of_links(tmp_path):
