@@ -79,7 +79,7 @@ find_python() {
 }
 
 missing_packages() {
-    PYTHONPATH="$here/src" "$python" -m landmark.packages
+    PYTHONPATH="$here/src${PYTHONPATH:+:$PYTHONPATH}" "$python" -m landmark.packages
 }
 
 run_tests() {

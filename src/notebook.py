@@ -9,13 +9,13 @@ Run     bash run.sh notebook --recipe sample
 from pathlib import Path
 
 from landmark.cli import errors_told, recipe_parser
+from landmark.judging import TASKS
 from landmark.kaggle_kit import files_elsewhere, missing_models, write_kit
 from landmark.notebook import NOBODY, dataset_metadata, kaggle_user, make_notebook, notebook_metadata
 from landmark.recipe import ROOT, load_recipe
 from landmark.store import write_json
 
 STEPS = sorted(Path(__file__).parent.glob("0[0-7]_*.py"))
-TASKS = ["retrieval", "recognition"]
 
 
 def main(name: str, overrides: list[str], task: str | None) -> None:
@@ -24,15 +24,12 @@ def main(name: str, overrides: list[str], task: str | None) -> None:
     folder, user, lacking = ROOT / "submissions" / "notebook", kaggle_user(), missing_models(recipe)
     # Where data lies and what its run is called differ on Kaggle.
     settings = [o for o in overrides if o.partition("=")[0] not in ("data", "run")]
-    metadata = notebook_metadata(recipe.kaggle, user, [task] if task else TASKS)
+    metadata = notebook_metadata(recipe.kaggle, user, [task] if task else list(TASKS))
     notebook = folder / metadata["code_file"]
     about = dataset_metadata(recipe.kaggle, user)
     unfetched = write_kit(folder / "dataset", recipe, name, lacking is None, about)
-    write_json(notebook, make_notebook(recipe, settings, task or TASKS[0], STEPS))
+    write_json(notebook, make_notebook(recipe, settings, task or next(iter(TASKS)), STEPS))
     write_json(folder / "kernel-metadata.json", metadata)
-    for stale in folder.glob("*.ipynb"):
-        if stale != notebook:
-            stale.unlink()
     print(f"notebook: {notebook}")
     if lacking:
         print(f"without trained models, so it will train: {lacking}; then run the same command again")
@@ -52,7 +49,7 @@ def main(name: str, overrides: list[str], task: str | None) -> None:
 
 if __name__ == "__main__":
     parser = recipe_parser(__doc__)
-    parser.add_argument("--task", choices=TASKS, help="the competition that it enters; default: attach both")
+    parser.add_argument("--task", choices=list(TASKS), help="the competition that it enters; default: attach both")
     given = parser.parse_args()
     with errors_told():
         main(given.recipe, given.set, given.task)

@@ -44,6 +44,13 @@ def test_tables_and_images_are_found_in_different_datasets_and_the_competition_s
     found = Competition(target, target)
     assert found.ids("test") == ["ddd"] and found.path("test", "ddd").exists()
     assert found.path("train", "aaa").exists() and found.solution("recognition") is None
+    # A competition that lists no index of its own has it in its folder; another's list is of other images.
+    table(asked / "train.csv", "id,landmark_id", "aaa,1")
+    table(photographs / "metadata/index.csv", "id", "bbb", "eee")
+    image(asked / "index/f/f/f/fff.jpg")
+    find_data(root, [], target)
+    assert Competition(target, target).ids("index") == ["fff"]
+    shutil.rmtree(asked / "index")
     shutil.rmtree(photographs / "images/index")
     find_data(root, ["landmark"], target)
     assert Competition(target, target).ids("index") == ["ddd"] and found.path("index", "ddd").exists()
@@ -59,6 +66,9 @@ def test_other_kinds_of_data_are_found_and_the_favourite_first(tmp_path):
         image(root / f"datasets/him/houses/house {number}/1.png")
     assert find_data(root, [], target) == root / "datasets/him/houses"
     assert find_data(root, ["zoo"], target) == root / "datasets/me/zoo/pictures"
+    for number in range(2):
+        image(root / f"numbered/{number}/1.png")
+    assert find_data(root, ["numbered"], target) == root / "numbered"
     table(root / "micro/gldv2_micro/gldv2_micro.csv", "filename,landmark_id", "x.jpg,1")
     assert find_data(root, [], target) == root / "micro/gldv2_micro"
     assert not target.exists()
@@ -80,7 +90,9 @@ def test_a_cut_keeps_landmarks_whole_and_what_can_be_answered(tmp_path):
         for k, i in enumerate(ids["test"])
     ]
     table(whole / "retrieval_solution.csv", "id,images,Usage", *finds)
-    image(whole / "train/a/0/0/a0000.jpg")
+    for split in SPLITS:
+        for name in ids[split]:
+            image(whole / split / name[0] / name[1] / name[2] / f"{name}.jpg")
     assert not cut_data(Competition(whole, whole), target, 120)
     assert cut_data(Competition(whole, whole), target, 20)
     part = Competition(target, target)
@@ -93,8 +105,23 @@ def test_a_cut_keeps_landmarks_whole_and_what_can_be_answered(tmp_path):
     wanted = read_solution(part.solution("retrieval"), "retrieval")
     assert wanted.ids == set(part.ids("test")) and set().union(*wanted.truth.values()) <= set(part.ids("index"))
     assert all(len(images) == 2 for images in wanted.truth.values())
-    # Links stand also for images that are not there; steps name those.
+    # Where no two landmarks fit, half of the images of each.
+    assert cut_data(Competition(whole, whole), tmp_path / "small", 9)
+    small = Competition(tmp_path / "small", tmp_path / "small").train["landmark_id"].value_counts()
+    assert small.tolist() == [4, 4]
     assert part.path("train", part.ids("train")[0]).is_symlink()
+
+    # Tables of all, and of the images only the last.
+    for split, name in (("train", "a000*"), ("train", "a004*"), ("index", "b000*"), ("test", "c000*")):
+        for path in (whole / split).rglob(f"{name}.jpg"):
+            path.unlink()
+    assert cut_data(Competition(whole, whole), tmp_path / "rest", 100)
+    rest = Competition(tmp_path / "rest", tmp_path / "rest")
+    assert [len(rest.ids(split)) for split in SPLITS] == [100, 30, 20]
+    assert all(rest.path(split, i).exists() for split in SPLITS for i in rest.ids(split))
+    shutil.rmtree(whole / "index")
+    with pytest.raises(UserError, match="index.csv lists 40 images, and none is attached"):
+        cut_data(Competition(whole, whole), tmp_path / "rest", 100)
 
 
 def test_a_cut_of_class_folders_is_a_gldv2_layout_of_links(tmp_path):
@@ -112,8 +139,9 @@ def test_a_cut_of_class_folders_is_a_gldv2_layout_of_links(tmp_path):
 
 
 def test_backbones_whose_weights_an_offline_notebook_wants():
-    photos, gld = (load_recipe(name, ["data=x"]) for name in ("photos", "gld2019"))
-    untrained = load_recipe("photos", ["data=x", "models.imagenet.backbone=resnet50.a1_in1k"])
-    assert hub_backbones(untrained, trained=True) == ["resnet50.a1_in1k"]
+    resnet = ["data=x", "models.imagenet.backbone=resnet50.a1_in1k"]
+    assert hub_backbones(load_recipe("gldv2_micro", resnet), trained=True) == ["resnet50.a1_in1k"]
+    micro, photos, gld = (load_recipe(name, ["data=x"]) for name in ("gldv2_micro", "photos", "gld2019"))
+    assert hub_backbones(micro, trained=False) == []
     assert hub_backbones(photos, trained=False) == [] == hub_backbones(gld, trained=True)
     assert hub_backbones(gld, trained=False) == ["resnet101", "seresnext101_32x4d"]

@@ -7,6 +7,7 @@ Kaggle has mounted it at /kaggle/input/<name>, /kaggle/input/datasets/<owner>/<n
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +49,11 @@ def find_data(root: Path, favourites: Sequence[str], target: Path) -> Path:
 def cut_data(whole: Competition, target: Path, count: int) -> bool:
     """Write a part of a competition with at most `count` images a split to `target`, unless it is that small.
 
-    Landmarks are taken whole, those first that test images show and that have four train images or more; with
-    them come their test images, as far as solutions tell them, distractors, and the index images to find. Rows of
-    the solutions are those of the part. A submission keeps a row for every test image of the whole.
+    Landmarks are taken whole, or with half of `count` images where they have more; those first that test images
+    show and that have four train images or more. With them come their test images, as far as solutions tell them,
+    distractors, and the index images to find. Rows of the solutions are those of the part. A submission keeps a
+    row for every test image of the whole. Tables may list more images than there are: only those there are taken.
+    Raises UserError where a split has none of them.
     """
     ids = {split: whole.ids(split) for split in SPLITS}
     if all(len(split) <= count for split in ids.values()):
@@ -60,17 +63,22 @@ def cut_data(whole: Competition, target: Path, count: int) -> bool:
         labels_of = read_solution(path, "recognition").truth
     if path := whole.solution("retrieval"):
         found_by = read_solution(path, "retrieval").truth
-    train = whole.train
-    labels = _some_labels(train["landmark_id"], set().union(*labels_of.values()), count)
-    kept = {"train": train.loc[train["landmark_id"].isin(labels), "id"].tolist()}
+    # Two landmarks at least, so that there is something to tell apart.
+    train = whole.train.groupby("landmark_id").head(max(1, count // 2))
+    taken = _some_landmarks(whole, train, set().union(*labels_of.values()), count)
+    train = train[train["id"].isin(taken)]
+    kept, labels = {"train": train["id"].tolist()}, set(train["landmark_id"])
     # What shows a landmark that was left out could only be answered wrongly.
     fair = [i for i in ids["test"] if labels_of.get(i, set()) <= labels] or ids["test"]
-    kept["test"] = _first(fair, count, {i for i, shown in labels_of.items() if shown})
+    kept["test"] = _first(whole, "test", fair, count, {i for i, shown in labels_of.items() if shown})
     wanted = set().union(*(found_by.get(i, set()) for i in kept["test"]))
-    kept["index"] = _first(ids["index"], count, wanted)
+    kept["index"] = _first(whole, "index", ids["index"], count, wanted)
+    for split in SPLITS:
+        if not kept[split]:
+            raise UserError(f"{whole.table(split + '.csv')} lists {len(ids[split])} images, and none is attached")
 
     shutil.rmtree(target, ignore_errors=True)
-    write_table(target / "train.csv", train[train["landmark_id"].isin(labels)])
+    write_table(target / "train.csv", train)
     for split in ("index", "test"):
         write_table(target / f"{split}.csv", pd.DataFrame({"id": kept[split]}))
     write_table(target / "metadata/test.csv", pd.DataFrame({"id": whole.submission_ids()}))
@@ -84,22 +92,22 @@ def cut_data(whole: Competition, target: Path, count: int) -> bool:
     return True
 
 
-def _some_labels(column: pd.Series, asked: set[int], count: int) -> set[int]:
-    """Labels that together have at most `count` images; never less than two labels, if there are two."""
-    sizes = column.value_counts().sort_index()
-    order = np.random.default_rng(0).permutation(len(sizes))
-    order = sorted(order, key=lambda row: (sizes.index[row] not in asked, sizes.iloc[row] < 4))
-    taken, left = set(), count
-    for row in order:
-        if sizes.iloc[row] <= left:
-            taken.add(int(sizes.index[row]))
-            left -= sizes.iloc[row]
-    return taken if len(taken) > 1 else set(map(int, sizes.nsmallest(2).index))
+def _some_landmarks(whole: Competition, train: pd.DataFrame, asked: set[int], count: int) -> set[str]:
+    """The images of landmarks that together have at most `count`."""
+    landmarks = list(train.groupby("landmark_id")["id"].agg(list).items())
+    order = np.random.default_rng(0).permutation(len(landmarks))
+    taken = set()
+    for row in sorted(order, key=lambda row: (landmarks[row][0] not in asked, len(landmarks[row][1]) < 4)):
+        # Only what would be taken is looked for: of millions of images that costs most.
+        if len(landmarks[row][1]) <= count - len(taken):
+            taken.update(i for i in landmarks[row][1] if whole.path("train", i).exists())
+    return taken
 
 
-def _first(ids: list[str], count: int, preferred: set[str]) -> list[str]:
+def _first(whole: Competition, split: str, ids: list[str], count: int, preferred: set[str]) -> list[str]:
     """At most `count` ids, the preferred ones before the others, in their order of old."""
-    taken = set(sorted(ids, key=lambda i: i not in preferred)[:count])
+    ordered = sorted(ids, key=lambda i: i not in preferred)
+    taken = set(islice((i for i in ordered if whole.path(split, i).exists()), count))
     return [i for i in ids if i in taken]
 
 
@@ -135,9 +143,9 @@ def _link_pieces(places: list[Path], train: Path, target: Path) -> None:
     for name in ("metadata/test.csv", *SOLUTIONS["retrieval"], *SOLUTIONS["recognition"]):
         if (test.parent / name).exists():
             _link(test.parent / name, target / name)
-    index = next((place / "index.csv" for place in places if _has_columns(place / "index.csv", {"id"})), None)
-    if index and trees["index"]:
-        _link(index, target / "index.csv")
+    # One from elsewhere may list what these photographs are not.
+    if trees["index"] and _has_columns(train / "index.csv", {"id"}):
+        _link(train / "index.csv", target / "index.csv")
     elif trees["index"]:
         names = sorted(path.stem for path in trees["index"].glob("?/?/?/*.jpg"))
         write_table(target / "index.csv", pd.DataFrame({"id": names}))
@@ -159,7 +167,9 @@ def _folders(root: Path) -> Iterable[Path]:
     level = [root]
     for _ in range(_DEPTH):
         inside = map(_children, level)
-        level = [child for children in inside if len(children) <= _CLASSES for child in children]
+        # Those of one character are the branches of an image tree.
+        few = (children for children in inside if len(children) <= _CLASSES)
+        level = [child for children in few for child in children if len(child.name) > 1]
         yield from level
 
 
@@ -167,7 +177,7 @@ def _children(folder: Path) -> list[Path]:
     if (folder / "wheels.txt").exists():
         return []
     with os.scandir(folder) as entries:
-        return sorted(Path(entry.path) for entry in entries if len(entry.name) > 1 and entry.is_dir())
+        return sorted(Path(entry.path) for entry in entries if entry.is_dir())
 
 
 def _rank(parts: tuple[str, ...], favourites: Sequence[str]) -> tuple:

@@ -72,7 +72,10 @@ def write_kit(folder: Path, recipe: Recipe, source: str, trained: bool, metadata
         copies[folder / "kit/src/recipes" / f"{recipe.name}.yaml"] = Path(source)
     links = {}
     if trained:
-        for path in inference_files(recipe):
+        rounds = [recipe, recipe.bootstrap] if recipe.uses_bootstrap else [recipe]
+        # What trainings were told goes along, so that the notebook notices other settings.
+        records = [path for one in rounds for path in (one.work / "done").glob("0[23]_*.json")]
+        for path in [*inference_files(recipe), *records]:
             of_run = path.is_relative_to(recipe.work)
             home, name = (recipe.work, "main") if of_run else (recipe.bootstrap.work, "bootstrap")
             links[folder / "checkpoints" / name / path.relative_to(home)] = path

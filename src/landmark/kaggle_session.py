@@ -13,7 +13,7 @@ from landmark.competition import open_competition
 from landmark.errors import UserError
 from landmark.judging import check_submission
 from landmark.kaggle_input import cut_data, find_data
-from landmark.kaggle_kit import inference_files
+from landmark.kaggle_kit import inference_files, missing_models
 from landmark.packages import part_of
 from landmark.recipe import CARRIED, ROOT, Recipe, load_recipe
 from landmark.store import atomic_path
@@ -25,8 +25,9 @@ _TRAINING = ("01", "02", "03")
 class Session:
     """A run of a recipe in the notebook.
 
-    dataset: the folder of the kit's dataset; models in its checkpoints/ take the place of steps 01 to 03. root:
-    where data is mounted. working: the folder that Kaggle keeps. task: whose submission is handed in. cut: images
+    dataset: the folder of the kit's dataset; models in its checkpoints/ take the place of steps 01 to 03, where
+    none is missing and none was made with other settings. root: where data is mounted; looked for there, unless
+    the overrides name it. working: the folder that Kaggle keeps. task: whose submission is handed in. cut: images
     that a split is cut to, unless Kaggle runs the notebook anew to score it; None: never. A rendered sample is not
     cut.
     """
@@ -35,14 +36,15 @@ class Session:
         self, dataset: Path, root: Path, working: Path, name: str, overrides: list[str], task: str, cut: int | None
     ):
         self.working, self.task = Path(working), task
-        recipe = load_recipe(name, [*overrides, f"data={root}"])
+        recipe = load_recipe(name, [f"data={root}", *overrides])
         if recipe.sample is None:
             overrides = [*overrides, f"data={_data(recipe, Path(root), task, cut)}"]
         self.recipe = load_recipe(name, overrides)
         self._arguments = ["--recipe", name, "--set", *overrides] if overrides else ["--recipe", name]
         print(f"data: {self.recipe.data}")
-        self._trained = _attach(part_of(dataset, "checkpoints", ROOT), self.recipe)
-        print("models:", "ready, so steps 01 to 03 have nothing to do" if self._trained else "to be trained")
+        why = _attach(part_of(dataset, "checkpoints", ROOT), self.recipe)
+        self._trained = why is None
+        print("models:", f"to be trained, as {why}" if why else "ready")
 
     def run(self, step: str, *arguments: str) -> None:
         """Run a numbered script, such as "04_extract", and show what it says as it says it."""
@@ -92,8 +94,9 @@ def _data(recipe: Recipe, root: Path, task: str, cut: int | None) -> Path:
     """The folder with the run's data, cut where this is not the run that counts."""
     competitions, dataset = recipe.kaggle.competitions, (recipe.kaggle.dataset or "").partition("/")[2]
     favourites = filter(None, [competitions.get(task), *competitions.values(), dataset])
-    folders = ROOT / "input"
-    data = find_data(root, list(favourites), folders / "attached")
+    folders, data = ROOT / "input", recipe.data
+    if data == root.resolve():
+        data = find_data(root, list(favourites), folders / "attached")
     if cut is None or os.environ.get("KAGGLE_IS_COMPETITION_RERUN"):
         return data
     if not cut_data(open_competition(recipe.model_copy(update={"data": data})), folders / "cut", cut):
@@ -102,21 +105,27 @@ def _data(recipe: Recipe, root: Path, task: str, cut: int | None) -> Path:
     return folders / "cut"
 
 
-def _attach(checkpoints: Path | None, recipe: Recipe) -> bool:
-    """Link the attached weights to where the steps expect them; whether steps 04 to 07 have all that they need."""
-    needed = bool(inference_files(recipe))
-    if checkpoints is None:
-        return not needed
+def _attach(checkpoints: Path | None, recipe: Recipe) -> str | None:
+    """Link the attached weights to where the steps expect them; why models are to be trained all the same."""
     places = {"weights": CARRIED, "main": recipe.work}
     if recipe.bootstrap:
         places["bootstrap"] = recipe.bootstrap.work
-    for name, place in places.items():
+    attached = set()
+    for name, place in places.items() if checkpoints else ():
         for path in (checkpoints / name).rglob("*.*"):
             link = place / path.relative_to(checkpoints / name)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.unlink(missing_ok=True)
             link.symlink_to(path.absolute())
-    return not needed or (checkpoints / "main").is_dir()
+            attached.add(link)
+    for path in inference_files(recipe):
+        if path not in attached:
+            return f"{path.name} is not attached"
+    try:
+        missing_models(recipe)
+    except UserError as error:
+        return str(error).partition(";")[0]  # without its way out, which is gone already
+    return None
 
 
 def _copy(path: Path, target: Path) -> None:

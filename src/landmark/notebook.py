@@ -53,10 +53,13 @@ import sys
 from pathlib import Path
 
 KIT = Path(WORKING).parent / "temp" / "kit"
-places = (place for depth in range(1, 4) for place in sorted(Path(INPUT).glob("*/" * depth + "kit*")))
-kit = next((place for place in places if place.name == "kit.zip" or (place / "run.sh").exists()), None)
-if kit is None:
-    sys.exit(f"error: the kit is nowhere below {INPUT}; attach the dataset that `bash run.sh notebook` wrote")
+places = [place for depth in range(1, 4) for place in sorted(Path(INPUT).glob("*/" * depth + "kit*"))]
+kits = [place for place in places if place.name == "kit.zip" or (place / "run.sh").exists()]
+if not kits:
+    sys.exit(f"error: the kit is nowhere below {{INPUT}}; attach the dataset that `bash run.sh notebook` wrote")
+# Of several, this notebook's own.
+kit = min(kits, key=lambda place: place.parent.name != {dataset})
+print(f"kit: {{kit}}")
 if kit.is_dir():
     shutil.copytree(kit, KIT, dirs_exist_ok=True)
 else:
@@ -110,7 +113,7 @@ def make_notebook(recipe: Recipe, overrides: list[str], task: str, steps: list[P
         _text(_PARAMETERS_TEXT),
         _code(parameters) | {"metadata": {"tags": ["parameters"]}},
         _text(_KIT_TEXT),
-        _code(_KIT),
+        _code(_KIT.format(dataset=json.dumps(kit_name(recipe.kaggle)))),
         _code(_SESSION),
     ]
     for step in steps:
@@ -168,10 +171,11 @@ def kit_name(kaggle: Kaggle) -> str:
 
 def slug_of(title: str) -> str:
     """The name that Kaggle derives from a title. Raises UserError for one that is shorter than Kaggle takes."""
-    plain = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode()
+    # casefold makes ss of ß.
+    plain = unicodedata.normalize("NFKD", title.casefold()).encode("ascii", "ignore").decode()
     # A comma within a number is no break.
     plain = re.sub(r"(?<=\d),(?=\d)", "", plain)
-    slug = re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
     if len(slug) < 5:
         raise UserError(f"kaggle.title: {title!r} makes the name {slug!r}; Kaggle wants five letters or digits")
     return slug

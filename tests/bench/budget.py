@@ -181,8 +181,10 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help="measure these two on this machine")
     parser.add_argument("--seconds", type=float, default=30, help="to measure for, each")
     arguments = parser.parse_args()
+    if (arguments.training is None) != (arguments.inference is None):
+        parser.error("--training and --inference belong together")
     rates = dict(ASSUMED)
-    if arguments.training and arguments.inference:
+    if arguments.training:
         rates["yours"] = (arguments.training, arguments.inference)
     images = {name: getattr(arguments, name) for name in ("train", "clean", "index", "test")}
     with errors_told():
