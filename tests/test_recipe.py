@@ -2,6 +2,7 @@
 
 import pytest
 
+from landmark.devices import pick_device
 from landmark.errors import UserError
 from landmark.recipe import RECIPES, ROOT, load_recipe
 
@@ -116,3 +117,15 @@ def test_errors_of_the_file_name_it(tmp_path):
         load_recipe(str(broken))
     with pytest.raises(UserError, match="no data of its own; add --set data=FOLDER"):
         load_recipe("photos")
+
+
+def test_each_recipe_has_a_notebook_of_its_own_on_kaggle(tmp_path):
+    titles = [load_recipe(name, [f"data={tmp_path}"]).kaggle.title for name in ("sample", "photos", "gld2019")]
+    assert titles == ["Landmarks by recipe sample", "Landmarks by recipe photos", "Google Landmarks 2019"]
+    named = load_recipe("photos", [f"data={tmp_path}", "kaggle.title=My landmarks"])
+    assert named.kaggle.title == "My landmarks"
+
+
+def test_a_device_that_cannot_compute_is_told_with_the_way_out():
+    with pytest.raises(UserError, match="device: .* cannot be used here .*--set device=cpu"):
+        pick_device(load_recipe("sample", ["device=cuda:99"]))

@@ -29,9 +29,11 @@ def pick_device(recipe: Recipe) -> torch.device:
             )
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        torch.empty(0, device=device)
+        # Something is computed: a card that this torch has no code for shows itself only then.
+        torch.ones(1, device=device).add_(1).item()
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device: {recipe.device!r} is not to be had here; use auto or cpu") from error
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"device: {name} cannot be used here ({reason}); --set device=cpu does without") from error
     return device
 
 

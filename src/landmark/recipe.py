@@ -187,6 +187,9 @@ def load_recipe(name: str, overrides: list[str] = ()) -> Recipe:
         folder = Path(str(data)).expanduser().resolve()
         values["data"] = str(folder)
         values.setdefault("run", path.stem + "-" + re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.name))
+    if isinstance(values.setdefault("kaggle", {}), dict):
+        # A notebook by title: those of two recipes are two on Kaggle.
+        values["kaggle"].setdefault("title", f"Landmarks by recipe {path.stem}"[:50])
     if isinstance(values.get("bootstrap"), dict):
         values["bootstrap"] = _bootstrap_round(values)
     try:

@@ -61,8 +61,8 @@ class Bucket(Settings):
 class Kaggle(Settings):
     """What belongs to the recipe on Kaggle.
 
-    title: of its notebook. dataset: the data set (owner/name) with its photographs. competitions: the name of each
-    task's competition, for download, notebook and upload.
+    title: of its notebook; a recipe file that gives none has its name in it. dataset: the data set (owner/name)
+    with its photographs. competitions: the name of each task's competition, for download, notebook and upload.
     """
 
     title: Annotated[str, Field(min_length=5, max_length=50)] = "Landmark retrieval and recognition"
