@@ -17,7 +17,7 @@ Sets up a Python environment (once), then runs the steps of the solution in orde
 date is not done again.
 
   --recipe NAME     a recipe of src/recipes (sample, photos, modern, gldv2_micro, gld2019), or a YAML file; default: sample
-  --set KEY=VALUE   override a setting; may be repeated. For example --set data=FOLDER, --set device=cpu,
+  --set KEY=VALUE   override settings; more may follow, or another --set. For example --set data=FOLDER, --set device=cpu,
                     --set models.arcface.weight=0.5
   --from NN         start with step NN (00 to 07)
   --only NN         run step NN alone
@@ -117,7 +117,13 @@ while [[ $# -gt 0 ]]; do
             [[ $# -ge 2 ]] || fail "$1 needs a value; see bash run.sh --help"
             case "$1" in
                 --recipe) recipe="$2" ;;
-                --set) overrides+=("$2") ;;
+                --set)
+                    overrides+=("$2")
+                    while [[ "${3:-}" == *=* ]]; do
+                        overrides+=("$3")
+                        shift
+                    done
+                    ;;
                 --from) first="$2" ;;
                 --only) only="$2" ;;
             esac

@@ -11,10 +11,11 @@ Run     bash run.sh download --recipe gld2019
 import argparse
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from itertools import groupby
 from pathlib import Path
 
 from landmark.cli import errors_told, recipe_parser
-from landmark.competition import SPLITS
+from landmark.competition import DOWNLOAD_LOCK, SPLITS
 from landmark.download import (
     disk_need,
     fetch_metadata,
@@ -25,7 +26,7 @@ from landmark.download import (
     missing_shards,
 )
 from landmark.errors import UserError
-from landmark.gldv2 import Shard, ShardFiles, choose_shards, named_shards
+from landmark.gldv2 import Shard, ShardFiles, check_is_ours, choose_shards, named_shards
 from landmark.gldv2_tables import write_tables
 from landmark.recipe import Recipe, load_recipe
 from landmark.runs import locked
@@ -77,6 +78,7 @@ def download_from_kaggle(recipe: Recipe, competition_files: bool) -> None:
 
 def download_bucket(recipe: Recipe, given: argparse.Namespace) -> None:
     """Fetch what is missing of the shards that are asked for, and write the tables of all that is at hand."""
+    check_is_ours(recipe.data)
     chosen = choose_shards(recipe.bucket, given.splits or SPLITS, given.shards)
     accepted = named_shards(recipe.bucket, given.accept_md5)
     session = open_session(recipe.bucket.connections)
@@ -85,12 +87,14 @@ def download_bucket(recipe: Recipe, given: argparse.Namespace) -> None:
         shards = missing_shards(session, recipe, chosen)
         print(f"download: {len(chosen) - len(shards)} of {len(chosen)} shards are done")
         if given.dry_run:
-            for remote in [*tables.values(), *shards.values()]:
-                print(f"would fetch {remote.url} ({in_words(remote.size)})")
+            for split, remotes in groupby(shards.items(), lambda item: item[0].split):
+                sizes = [remote.size for _, remote in remotes]
+                print(f"would fetch {len(sizes)} shards of {split}, {in_words(sum(sizes))}")
         else:
             for shard in set(chosen) - shards.keys():
                 ShardFiles(recipe.data, shard).clear()
-        check_disk(recipe, [*tables.values()], shards)
+        if tables or shards:
+            check_disk(recipe, [*tables.values()], shards)
         if given.dry_run:
             return
         fetch_metadata(session, recipe, tables)
@@ -99,6 +103,7 @@ def download_bucket(recipe: Recipe, given: argparse.Namespace) -> None:
             print(f"download: {split}.csv has {rows:,} of {published:,} photographs")
     if failures:
         raise UserError("\n  ".join([f"{recipe.data} is not complete; run it again to go on", *failures]))
+    print(f"download: all that was asked for is in {recipe.data}")
 
 
 @contextmanager
@@ -108,7 +113,7 @@ def hold(data: Path) -> Iterator[None]:
     # Beside what the download of a bucket keeps, and not in it, since that tells this kind of data.
     with ExitStack() as lock:
         try:
-            lock.enter_context(locked(data / ".download.lock"))
+            lock.enter_context(locked(data / DOWNLOAD_LOCK))
         except BlockingIOError:
             raise UserError(f"another download is at work in {data}; wait for it, or --set data=FOLDER") from None
         yield

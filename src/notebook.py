@@ -32,17 +32,19 @@ def main(name: str, overrides: list[str], task: str | None) -> None:
     write_json(folder / "kernel-metadata.json", metadata)
     print(f"notebook: {notebook}")
     if lacking:
-        print(f"without trained models, so it will train: {lacking}; then run the same command again")
-    for why in unfetched:
-        print(f"not in the dataset, so the notebook will want internet: {why}")
+        print(f"no trained models come along, so it will train ({lacking}; bash run.sh makes them all)")
+    for why in dict.fromkeys(unfetched):
+        print(f"as it is it cannot run without internet: {why}")
     for path in files_elsewhere(recipe, lacking is None):
         print(f"{path} does not come along; attach it on Kaggle and name it there in SET")
     if user == NOBODY:
         print(f"set KAGGLE_USERNAME to your name on Kaggle and run this again; {NOBODY} stands in its place")
+    dataset = folder / "dataset"
     print(
         "to upload:\n"
-        f"  kaggle datasets create -p {folder / 'dataset'} --dir-mode zip\n"
-        f'  kaggle datasets version -p {folder / "dataset"} --dir-mode zip -m "new"    (once it is there)\n'
+        f"  pip download --no-deps --dest {dataset}/wheels --requirement {dataset}/wheels.txt\n"
+        f"  kaggle datasets create -p {dataset} --dir-mode zip\n"
+        f'  kaggle datasets version -p {dataset} --dir-mode zip -m "new"    (once it is there)\n'
         f"  kaggle kernels push -p {folder}"
     )
 

@@ -111,7 +111,7 @@ def test_a_split_alone_leaves_the_other_tables_empty(bucket, data, run_download,
 
 def test_a_dry_run_says_what_it_would_fetch_and_writes_nothing(bucket, data, run_download):
     out, _ = run_download("--dry-run", "--splits", "index")
-    assert f"would fetch {bucket.url}/index/images_001.tar (" in out
+    assert "would fetch 2 shards of index, " in out
     assert "needs about" in out
     assert not data.exists()
     assert {method for method, _, _ in bucket.requests} == {"HEAD"}
@@ -135,13 +135,31 @@ def test_what_was_there_stays_in_the_tables_until_better_comes(bucket, data, run
     assert column(data / "train.csv") == IDS["train"]
 
 
-def test_a_smaller_longest_side_brings_the_photographs_anew(bucket, data, run_download):
-    run_download("--splits", "test")
-    out, _ = run_download("--splits", "test", more=["bucket.longest_side=60"])
+def test_what_is_smaller_at_hand_is_not_fetched_anew_for_a_forgotten_setting(bucket, data, run_download):
+    smaller = ["bucket.longest_side=60"]
+    out, _ = run_download("--splits", "test", more=smaller)
     assert "estimated, for bucket.longest_side 60" in out
     assert {Image.open(io.BytesIO(image)).size for image in photographs(data, "test").values()} == {(60, 40)}
-    out, _ = run_download("--splits", "test", more=["bucket.longest_side=60"])
+    out, _ = run_download("--splits", "test", more=smaller)
     assert "1 of 1 shards are done" in out
+    bucket.requests.clear()
+    _, err = run_download("--splits", "test", fails=True)
+    assert "was extracted with 60, and now it is null; add --set bucket.longest_side=60" in err
+    assert bucket.transferred() == []
+
+
+def test_tables_of_the_users_own_are_not_replaced(data, run_download):
+    data.mkdir()
+    (data / "index.csv").write_text("id\nmine\n")
+    _, err = run_download(fails=True)
+    assert f"{data}/index.csv is not of a download" in err
+    assert (data / "index.csv").read_text() == "id\nmine\n"
+
+
+def test_the_steps_name_a_download_that_has_not_ended(bucket, run_download, run_step, bucket_settings):
+    run_download(fails=True, more=[f"bucket.url={bucket.url}/nowhere"])
+    _, err = run_step("01_clean", "--recipe", "gld2019", "--set", *bucket_settings, fails=True)
+    assert "a download that has not ended; bash run.sh download --recipe gld2019 goes on" in err
 
 
 def test_a_wrong_sum_is_tried_thrice_and_told_and_accepted(bucket, data, run_download):

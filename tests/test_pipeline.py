@@ -68,6 +68,8 @@ def test_run_sh_tells_what_it_can_do_and_what_it_cannot(run_sh):
     assert shown.returncode == 0 and all(
         word in shown.stdout for word in ("--recipe", "--set", "--from", "--only", "test")
     )
+    several = run_sh("--recipe", "tiny", "--only", "07", "--set", "run=x", "extraction.longest_sid=1")
+    assert "unknown setting extraction.longest_sid; did you mean longest_side?" in several.stderr
     for arguments in (["--from", "9"], ["--recipe"], ["--fro", "05"], ["--from", "05", "--only", "06"]):
         wrong = run_sh(*arguments)
         assert wrong.returncode != 0 and wrong.stderr.startswith("error: ") and wrong.stderr.count("\n") == 1

@@ -15,6 +15,7 @@ from landmark.store import atomic_path
 
 SPLITS = ("train", "index", "test")
 MICRO = "gldv2_micro.csv"
+DOWNLOAD_LOCK = ".download.lock"  # lies in every folder that a download was begun in
 # By task, the plain and the published name.
 SOLUTIONS = {task: (f"{task}_solution.csv", f"{task}_solution_v2.1.csv") for task in ("retrieval", "recognition")}
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
@@ -119,16 +120,19 @@ def open_competition(recipe: Recipe) -> Competition:
                     f"{data / split}.csv is missing; a GLDv2 layout has train.csv, index.csv and test.csv"
                 )
         return Competition(data, data)
-    if (data / ".download").exists():
-        # Its split folders would pass for classes.
-        raise UserError(f"data: {data} is a download that has not ended; run it again to go on")
     if recipe.sample is not None:
         raise UserError(
             f"{data / 'train.csv'} is missing; step 00 makes it: src/00_sample.py with the same --recipe and --set"
             " (photographs of your own want --recipe photos)"
         )
     check_folder(recipe)
-    classes = _micro_classes(data) or _class_folders(data)
+    classes = _micro_classes(data)
+    if not classes and (data / DOWNLOAD_LOCK).exists():
+        # Its split folders would pass for classes.
+        raise UserError(
+            f"data: {data} is a download that has not ended; bash run.sh download --recipe {recipe.name} goes on"
+        )
+    classes = classes or _class_folders(data)
     if not classes:
         raise UserError(
             f"data: {data} holds neither train.csv (GLDv2 layout) nor class folders with images (class/image.jpg)"

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from landmark.competition import SPLITS
 from landmark.errors import UserError
 from landmark.settings import Bucket
 from landmark.shards import Extracted, photograph_path
@@ -89,6 +90,16 @@ def named_shards(bucket: Bucket, names: Iterable[str]) -> set[Shard]:
     return shards
 
 
+def check_is_ours(data: Path) -> None:
+    """Raise UserError where the folder has tables that no download wrote and that this one would replace."""
+    for split in SPLITS:
+        if (data / f"{split}.csv").exists() and not state_folder(data).exists():
+            raise UserError(
+                f"data: {data / split}.csv is not of a download, which would replace it; give an empty folder with"
+                " --set data=FOLDER"
+            )
+
+
 def state_folder(data: Path) -> Path:
     """Where the download keeps what is half-way, and what is done."""
     return data / ".download"
@@ -106,13 +117,20 @@ class ShardFiles:
         self.record = folder / f"{shard.number:03}.json"
 
     def is_done(self, longest_side: int | None) -> bool:
-        """Whether all its photographs are on disk, extracted with this longest side.
+        """Whether all its photographs are on disk.
 
-        Sizes are summed, which takes 0.05 to 0.2 s for a shard's 8,000 files; nothing is read again.
+        Sizes are summed, which takes 0.05 to 0.2 s for a shard's 8,000 files; nothing is read again. Raises
+        UserError where they were extracted with another longest side: fetching all anew is seldom what is meant.
         """
         try:
             record = json.loads(self.record.read_text(encoding="utf-8"))
-            if record["longest_side"] != longest_side or record["bad"]:
+            if record["longest_side"] != longest_side:
+                was, now = (side or "null" for side in (record["longest_side"], longest_side))
+                raise UserError(
+                    f"bucket.longest_side: {self.photographs} was extracted with {was}, and now it is {now}; add"
+                    f" --set bucket.longest_side={was}, or take another folder with --set data=FOLDER"
+                )
+            if record["bad"]:
                 return False
             size = sum(photograph_path(self.photographs, i).stat().st_size for i in record["ids"])
         except FileNotFoundError:

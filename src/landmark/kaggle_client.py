@@ -94,6 +94,8 @@ def errors_explained(name: str = "", setting: str = "") -> Iterator[io.StringIO]
     # requests comes with the client.
     from requests import HTTPError, RequestException
 
+    from landmark.transfer import in_one_line
+
     said = io.StringIO()
     try:
         with redirect_stdout(said):
@@ -102,8 +104,7 @@ def errors_explained(name: str = "", setting: str = "") -> Iterator[io.StringIO]
         raise explain_status(*_answer(error), name, setting) from error
     except RequestException as error:
         raise UserError(
-            f"Kaggle cannot be reached ({_one_line(error)[:200]}); check the network, then run the same command"
-            " again"
+            f"Kaggle cannot be reached ({in_one_line(error)}); check the network, then run the same command again"
         ) from error
     except ValueError as error:
         if isinstance(error, UserError):

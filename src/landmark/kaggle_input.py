@@ -31,19 +31,23 @@ def find_data(root: Path, favourites: Sequence[str], target: Path) -> Path:
     Raises UserError when there is none, with what there is.
     """
     places = sorted(_folders(root), key=lambda place: _rank(place.relative_to(root).parts, favourites))
-    train = next((place for place in places if _has_columns(place / "train.csv", {"id", "landmark_id"})), None)
-    if train:
-        _link_pieces(places, train, target)
+    tables = [place for place in places if _has_columns(place / "train.csv", {"id", "landmark_id"})]
+    others = [place for place in places if (place / MICRO).exists()]
+    found = [*tables, *others, *(place for place in places if _has_classes(place))]
+    if found:
+        print(f"photographs: {found[0]}")
+        for other in found[1:]:
+            print(f"not taken: {other}; to take it, name it in SET: data={other}")
+    if tables:
+        _link_pieces(places, tables[0], target)
         return target
-    found = next((place for place in places if (place / MICRO).exists()), None)
-    found = found or next((place for place in places if _has_classes(place)), None)
-    if found is None:
+    if not found:
         shown = ", ".join(place.relative_to(root).as_posix() for place in places[:8]) or "nothing"
         raise UserError(
             f"{root} holds no landmark data: neither train.csv (id,landmark_id) with the folders train/ and test/,"
             f" nor {MICRO}, nor class folders with images; attached: {shown}"
         )
-    return found
+    return found[0]
 
 
 def cut_data(whole: Competition, target: Path, count: int) -> bool:

@@ -19,10 +19,13 @@ _HEAD = """\
 # {title}
 
 Cleans, trains, retrieves, re-ranks and recognises landmarks, by the numbered scripts of the attached kit; the
-recipe is `{recipe}`. It needs no internet. Attach the kit's dataset and the photographs: a competition's, Google
-Landmarks v2, GLDv2-micro, or a dataset with one folder per landmark. Where the kit brings trained models, only
-steps 04 to 07 have something to do.
+recipe is `{recipe}`. It needs no internet. {attach} Where the kit brings trained models, only steps 04 to 07 have
+something to do.
 """
+_ATTACH = """\
+Attach the kit's dataset and the photographs: a competition's, Google Landmarks v2, GLDv2-micro, or a dataset with
+one folder per landmark."""
+_ATTACH_KIT = "Attach the kit's dataset; the pictures of this recipe are rendered."
 _PARAMETERS_TEXT = """\
 ## Parameters
 
@@ -108,8 +111,9 @@ def make_notebook(recipe: Recipe, overrides: list[str], task: str, steps: list[P
     values = {"recipe": recipe.name, "overrides": overrides, "task": task, "other": other, "cut": cut}
     # As JSON, these are Python in the double quotes of the cells.
     parameters = _PARAMETERS.format(**{name: json.dumps(value) for name, value in values.items()})
+    attach = _ATTACH_KIT if recipe.sample else _ATTACH
     cells = [
-        _text(_HEAD.format(title=recipe.kaggle.title, recipe=recipe.name)),
+        _text(_HEAD.format(title=recipe.kaggle.title, recipe=recipe.name, attach=attach)),
         _text(_PARAMETERS_TEXT),
         _code(parameters) | {"metadata": {"tags": ["parameters"]}},
         _text(_KIT_TEXT),
@@ -160,7 +164,7 @@ def dataset_metadata(kaggle: Kaggle, user: str) -> dict:
         "id": f"{user}/{kit_name(kaggle)}",
         "title": f"{kaggle.title[:46].rstrip()} kit",
         "licenses": [{"name": "other"}],
-        "description": "Code under the MIT licence (kit/LICENSE), with the models that it has trained.",
+        "description": "Code under the MIT licence (kit/LICENSE); in checkpoints/ the models that it trained.",
     }
 
 

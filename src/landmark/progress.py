@@ -24,6 +24,7 @@ def meter(
         with tqdm(total=total, desc=what, unit=unit, unit_scale=scaled, initial=initial, leave=False) as bar:
 
             def advance(count: int) -> None:
+                bar.initial = _given_up(bar.initial, count)
                 bar.set_postfix_str(note(), refresh=False)
                 bar.update(count)
 
@@ -33,8 +34,9 @@ def meter(
     done = initial
 
     def advance(count: int) -> None:
-        nonlocal done, shown
+        nonlocal done, initial, shown
         done += count
+        initial = _given_up(initial, count)
         now = time.monotonic()
         if now - shown >= _SECONDS_BETWEEN_LINES:
             shown = now
@@ -52,6 +54,11 @@ def meter(
             print(line, file=sys.stderr, flush=True)
 
     yield advance
+
+
+def _given_up(initial: int, count: int) -> int:
+    """What is still of before, where a `count` below 0 is given up: that first, so that the rate stays a rate."""
+    return max(0, initial + min(0, count))
 
 
 def track(

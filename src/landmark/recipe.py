@@ -195,7 +195,11 @@ def load_recipe(name: str, overrides: list[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"recipe {path.stem}: " + "; ".join(_explain(e) for e in error.errors())) from None
+        errors = error.errors()
+        # The bootstrap round has the whole recipe's settings, and so its faults.
+        known = {e["loc"] for e in errors}
+        told = [e for e in errors if e["loc"][0:1] != ("bootstrap",) or e["loc"][1:] not in known]
+        raise UserError(f"recipe {path.stem}: " + "; ".join(_explain(e) for e in told)) from None
 
 
 # What a bootstrap round begins with unless it says otherwise: nothing that only itself could make.

@@ -17,6 +17,12 @@ def _absolute(value: str, *words: str) -> str:
     return value if value in words else str(Path(value).expanduser().resolve())
 
 
+def _address(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise ValueError("must begin with http:// or https://")
+    return value.rstrip("/")
+
+
 Weights = Annotated[str, AfterValidator(lambda value: _absolute(value, "imagenet", "none"))]
 # What step 01 starts from may also be what the recipe's bootstrap round trained.
 FirstWeights = Annotated[str, AfterValidator(lambda value: _absolute(value, "imagenet", "none", "bootstrap"))]
@@ -52,7 +58,7 @@ class Bucket(Settings):
     are shrunk to it as they are extracted.
     """
 
-    url: Annotated[str, Field(pattern=r"^https?://.+[^/]$")] = "https://s3.amazonaws.com/google-landmark"
+    url: Annotated[str, AfterValidator(_address)] = "https://s3.amazonaws.com/google-landmark"
     shards: dict[Literal["train", "index", "test"], Positive] = {"train": 500, "index": 100, "test": 20}
     connections: Positive = 8
     longest_side: Positive | None = None

@@ -24,6 +24,7 @@ _LONGEST_WAIT = 60.0
 _TIMEOUT = (15, 60)
 # Bytes; of a connection that is cut less than this is lost.
 _CHUNK = 1 << 16
+_WAY_OUT = "check the network and the address, and run it again"
 
 
 class Missing(UserError):
@@ -70,7 +71,7 @@ def look_up(session: requests.Session, url: str) -> Remote:
         with session.head(url, timeout=_TIMEOUT, allow_redirects=True) as response:
             return _remote(url, response)
     except requests.RequestException as error:
-        raise UserError(f"{url}: {_words(error)}; check the network and the address, and run it again") from error
+        raise UserError(f"{url}: {in_one_line(error)}; {_WAY_OUT}") from error
 
 
 def read_text(session: requests.Session, url: str) -> str:
@@ -80,7 +81,7 @@ def read_text(session: requests.Session, url: str) -> str:
             _check(url, response)
             return response.text
     except requests.RequestException as error:
-        raise UserError(f"{url}: {_words(error)}; check the network and the address, and run it again") from error
+        raise UserError(f"{url}: {in_one_line(error)}; {_WAY_OUT}") from error
 
 
 def bytes_had(remote: Remote, part: Path) -> int:
@@ -123,7 +124,7 @@ def fetch(session: requests.Session, remote: Remote, part: Path, count: Callable
             _receive(session, remote, part, had, count)
             reason = f"{remote.size:,} bytes were announced and others came"
         except requests.RequestException as error:
-            reason = _words(error)
+            reason = in_one_line(error)
         remote = _source(part)
         had = bytes_had(remote, part)
         failures = 0 if had > most or had == remote.size else failures + 1
@@ -199,6 +200,7 @@ def _check(url: str, response: requests.Response) -> None:
     response.raise_for_status()
 
 
-def _words(error: requests.RequestException) -> str:
-    """requests' own words in one line."""
-    return " ".join(str(error).split())
+def in_one_line(error: requests.RequestException) -> str:
+    """What is wrong, in one line; of a failed connection the innermost reason, without the addresses around it."""
+    reason = getattr(error.args[0] if error.args else None, "reason", None) or error
+    return " ".join(str(reason).rpartition("): ")[2].split())
