@@ -103,6 +103,24 @@ def test_gld2019_from_its_bucket_to_two_scored_submissions(project, run_sh, tiny
     assert "kept" not in run_sh(*command, "--only", "01").stdout
 
 
+def test_gld2019_fetches_the_files_of_its_competitions_from_kaggle(
+    project, run_sh, published, signed_in, monkeypatch
+):
+    shrink(project, "gld2019", {"bucket": {"url": published.url, "shards": SHARDS}})
+    monkeypatch.setenv("no_proxy", "127.0.0.1")  # the bucket is asked directly, and Kaggle through its proxy
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("test.csv", "id\nttt1\n")
+    signed_in.archive = archive.getvalue()
+    fetched = run_sh("download", "--recipe", "gld2019", "--splits", "test", "--competition-files")
+    assert fetched.returncode == 0, fetched.stderr
+    names = ["landmark-retrieval-2019", "landmark-recognition-2019"]
+    asked = [request["competitionName"] for call, request in signed_in.calls if call == "DownloadDataFiles"]
+    assert sorted(asked) == sorted(names)
+    for name in names:
+        assert (project / "input/google-landmark/kaggle" / name / "test.csv").read_text() == "id\nttt1\n"
+
+
 def test_gldv2_micro_from_kaggle_to_two_scored_submissions(project, run_sh, tiny_data, signed_in):
     shrink(project, "gldv2_micro", {})
     train, wrong = read(tiny_data, "train"), set(read(tiny_data, "label_noise")["id"])
