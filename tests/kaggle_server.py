@@ -22,8 +22,9 @@ class KaggleServer(ThreadingHTTPServer):
 
     calls: (name, request) of each call in order. faults: by name of a call, answers
     (status, JSON or text) that come once each; None is the right one, status 0 hangs up. pending: how often a
-    submission is looked at before it is scored. archive: of every data set and competition. cuts: after so many
-    bytes a download stalls, once each, until `stall` is set; then it breaks off.
+    submission is looked at before it is scored. tells_ref: whether a new submission's number is told. archive: of
+    every data set and competition. cuts: after so many bytes a download stalls, once each, until `stall` is set;
+    then it breaks off.
     """
 
     daemon_threads = True
@@ -34,6 +35,7 @@ class KaggleServer(ThreadingHTTPServer):
         self.faults: dict[str, list[tuple[int, object] | None]] = defaultdict(list)
         self.limits = {"numToday": 1, "numTotal": 7, "numAllowedNow": 4}
         self.pending = 0
+        self.tells_ref = True
         self.outcome = {"status": "COMPLETE", "publicScore": "0.31415", "privateScore": "0.27182"}
         self.uploads: dict[str, bytes] = {}
         self.submissions: list[dict] = []
@@ -66,17 +68,21 @@ class KaggleServer(ThreadingHTTPServer):
         name = request["competitionName"]
         assert request["blobFileTokens"] in self.uploads
         ref = 1000 + len(self.submissions)
-        self.submissions.insert(
-            0, {"ref": ref, "date": "2026-01-02T03:04:05.678Z", "looks": 0, "competition": name}
-        )
-        return {"message": f"Successfully submitted to {name}", "ref": ref}
+        told = {
+            "ref": ref,
+            "date": "2026-01-02T03:04:05.678Z",
+            "fileName": request["blobFileTokens"].split("-", 2)[2],
+            "description": request["submissionDescription"],
+        }
+        self.submissions.insert(0, {"told": told, "looks": 0, "competition": name})
+        return {"message": f"Successfully submitted to {name}"} | ({"ref": ref} if self.tells_ref else {})
 
     def ListSubmissions(self, request: dict) -> dict:  # noqa: N802
         listed = []
         for submission in self.submissions:
             submission["looks"] += 1
             done = self.outcome if submission["looks"] > self.pending else {"status": "PENDING"}
-            listed.append({"ref": submission["ref"], "date": submission["date"]} | done)
+            listed.append(submission["told"] | done)
         return {"submissions": listed}
 
     def GetSubmissionLimits(self, request: dict) -> dict:  # noqa: N802

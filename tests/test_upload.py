@@ -267,6 +267,16 @@ def test_when_the_time_to_wait_is_up_it_says_how_to_go_on(at_hand, kaggle):
     assert len(kaggle.submissions) == 1
 
 
+def test_a_submission_without_a_number_is_known_by_its_file_and_message(at_hand, kaggle):
+    kaggle.tells_ref = False
+    kaggle.outcome = {"status": "COMPLETE", "publicScore": "0.1", "privateScore": "0.1"}
+    at_hand("recognition", message="another")
+    kaggle.outcome = {"status": "COMPLETE", "publicScore": "0.9", "privateScore": "0.9"}
+    at_hand("retrieval", message="mine")
+    entries = json.loads((at_hand.folder / "uploads.json").read_text())
+    assert [entry["public"] for entry in entries] == ["0.1", "0.9"]
+
+
 def test_an_upload_that_is_cut_arrives_whole_or_is_told(at_hand, kaggle):
     kaggle.faults["blob"] = [(0, None)]
     at_hand("retrieval")

@@ -23,6 +23,7 @@ from landmark.store import atomic_path, write_json
 
 if TYPE_CHECKING:
     from kaggle.api.kaggle_api_extended import KaggleApi
+    from kagglesdk.competitions.types.competition_api_service import ApiSubmission
 
 # Larger files (bytes) are sent zipped, which Kaggle unpacks. Chosen here, for Kaggle tells no limit of its own: a
 # hundred images for each of the 117,577 test ids of 2019 are 200 MB.
@@ -171,7 +172,7 @@ def _await_score(api: "KaggleApi", entry: dict, wait: float) -> None:
         with errors_explained(slug, f"kaggle.competitions.{entry['task']}"):
             listed = api.competition_submissions(slug)
         # Among the newest: one that Kaggle does not list yet is pending too.
-        found = next((s for s in listed or [] if s.ref == entry["ref"]), None)
+        found = next((s for s in listed or [] if _is_of(s, entry)), None)
         if found and found.status.name != "PENDING":
             entry |= {"status": found.status.name, "public": found.public_score, "private": found.private_score}
             entry["error"] = found.error_description
@@ -184,6 +185,13 @@ def _await_score(api: "KaggleApi", entry: dict, wait: float) -> None:
             )
         time.sleep(min(pause, left))
         pause = min(2 * pause, _LAST_PAUSE)
+
+
+def _is_of(submission: "ApiSubmission", entry: dict) -> bool:
+    """Whether a listed submission is the entry's: by Kaggle's number, or where it gave none by file and message."""
+    if entry["ref"]:
+        return submission.ref == entry["ref"]
+    return (submission.file_name, submission.description) == (entry["file"], entry["message"])
 
 
 def _as_sent(path: Path) -> Path:
