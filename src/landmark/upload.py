@@ -188,7 +188,7 @@ def _await_score(api: "KaggleApi", entry: dict, wait: float) -> None:
 
 
 def _is_of(submission: "ApiSubmission", entry: dict) -> bool:
-    """Whether a listed submission is the entry's: by Kaggle's number, or where it gave none by file and message."""
+    """Whether a listed submission is the entry's: by Kaggle's number, else by file and message."""
     if entry["ref"]:
         return submission.ref == entry["ref"]
     return (submission.file_name, submission.description) == (entry["file"], entry["message"])
