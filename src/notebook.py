@@ -6,6 +6,7 @@ Run     bash run.sh notebook --recipe sample
         python src/notebook.py --recipe gld2019 --task recognition
 """
 
+import json
 from pathlib import Path
 
 from landmark.cli import errors_told, recipe_parser
@@ -29,6 +30,7 @@ def main(name: str, overrides: list[str], task: str | None) -> None:
     about = dataset_metadata(recipe.kaggle, user)
     unfetched = write_kit(folder / "dataset", recipe, name, lacking is None, about)
     write_json(notebook, make_notebook(recipe, settings, task or next(iter(TASKS)), STEPS))
+    remove_earlier(folder, notebook)
     write_json(folder / "kernel-metadata.json", metadata)
     print(f"notebook: {notebook}")
     if lacking:
@@ -47,6 +49,15 @@ def main(name: str, overrides: list[str], task: str | None) -> None:
         f'  kaggle datasets version -p {dataset} --dir-mode zip -m "new"    (once it is there)\n'
         f"  kaggle kernels push -p {folder}"
     )
+
+
+def remove_earlier(folder: Path, notebook: Path) -> None:
+    """Remove the notebook that was written there before, if it has another name; a user's own ones stay."""
+    about = folder / "kernel-metadata.json"
+    if about.exists():
+        earlier = folder / json.loads(about.read_text(encoding="utf-8"))["code_file"]
+        if earlier != notebook:
+            earlier.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -208,13 +208,14 @@ def test_a_rebuild_keeps_every_byte_and_removes_what_is_stale(mine, run_sh):
     (kit / "src/__pycache__").mkdir()
     (kit / "src/__pycache__/old.pyc").write_bytes(b"")
     (models / "arcface-finetuned.pt").unlink()
+    (out / "my-own-copy.ipynb").write_text("{}")
     settings = ["kaggle.title=Another name", "cleaning.published=clean.csv", "ensemble.whiten=512"]
     named = run_sh("notebook", "--recipe", "mine", "--set", *settings)
     assert named.returncode == 0 and "/clean.csv does not come along" in named.stdout, named.stderr
     after = contents(out)
-    # Another notebook may be the user's own copy.
-    assert first.keys() - after.keys() == {"dataset/checkpoints/main/models/arcface-finetuned.pt"}
-    assert after.keys() - first.keys() == {"another-name.ipynb", "dataset/wheels/mine.whl"}
+    stale = {"tiny-landmarks-2019.ipynb", "dataset/checkpoints/main/models/arcface-finetuned.pt"}
+    assert first.keys() - after.keys() == stale
+    assert after.keys() - first.keys() == {"another-name.ipynb", "my-own-copy.ipynb", "dataset/wheels/mine.whl"}
     notebook = nbformat.read(out / "another-name.ipynb", 4)
     nbformat.validate(notebook)
     assert f"SET = {json.dumps(settings)}" in notebook.cells[2].source

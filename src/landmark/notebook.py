@@ -19,8 +19,10 @@ _HEAD = """\
 # {title}
 
 Cleans, trains, retrieves, re-ranks and recognises landmarks, by the numbered scripts of the attached kit; the
-recipe is `{recipe}`. It needs no internet. {attach} Where the kit brings trained models, only steps 04 to 07 have
-something to do.
+recipe is `{recipe}`. It needs no internet. Where the kit brings trained models, only steps 04 to 07 have something
+to do.
+
+{attach}
 """
 _ATTACH = """\
 Attach the kit's dataset and the photographs: a competition's, Google Landmarks v2, GLDv2-micro, or a dataset with
