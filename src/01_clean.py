@@ -30,6 +30,7 @@ _QUERIES = 16_384
 
 def main(recipe: Recipe, ranks: Ranks) -> None:
     competition = ranks.first_then_all(lambda: open_competition(recipe))
+    ranks.agree(lambda: competition.require_images("train"))
     images = ranks.agree(lambda: competition.state("train")) if recipe.cleaning.looks else None
     if recipe.cleaning.looks:
         file = describe(recipe, competition, images, ranks)

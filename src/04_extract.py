@@ -22,6 +22,7 @@ _LEARNED_FROM = 250_000  # train images at most, from which whitening is learned
 
 def main(recipe: Recipe, ranks: Ranks) -> None:
     competition = ranks.first_then_all(lambda: open_competition(recipe))
+    ranks.agree(lambda: competition.require_images(*SPLITS))
     for model in recipe.models:
         extract_model(recipe, competition, model, ranks)
     if ranks.first:

@@ -128,6 +128,15 @@ def test_faults_of_gldv2_micro_are_named_by_row(micro, tmp_path, row, message):
         open_competition(recipe_for(tmp_path / "data", "work"))
 
 
+def test_a_split_without_images_is_told(tiny_data, tmp_path):
+    shutil.copytree(tiny_data, tmp_path / "part")
+    (tmp_path / "part/index.csv").write_text("id\n")
+    part = open_competition(load_recipe("photos", [f"data={tmp_path / 'part'}"]))
+    part.require_images("train", "test")
+    with pytest.raises(UserError, match="part/index.csv lists no image.*a download without --splits"):
+        part.require_images("train", "index", "test")
+
+
 def test_a_part_of_a_competition_submits_a_row_for_every_test_image_of_the_whole(tiny_data, tmp_path):
     data = tmp_path / "part"
     shutil.copytree(tiny_data, data)

@@ -224,6 +224,15 @@ def test_broken_photographs_are_left_out_by_name_and_every_test_image_keeps_its_
     assert (lists["images"] != "").sum() == len(lists) - 1
 
 
+def test_with_train_images_alone_models_are_trained_and_step_04_says_what_is_missing(at_hand, run_step):
+    for split in ("index", "test"):
+        (at_hand / f"input/tiny_data/{split}.csv").write_text("id\n")
+    for step in STEPS[:3]:
+        run_step(step, "--recipe", "tiny")
+    _, error = run_step("04_extract", "--recipe", "tiny", fails=True)
+    assert error.count("\n") == 1 and "index.csv lists no image" in error
+
+
 def test_two_images_of_each_landmark_leave_none_to_hold_out_and_none_at_all_is_told(at_hand, run_step):
     train = pd.read_csv(at_hand / "input/tiny_data/train.csv", dtype=str)
     clean = at_hand / "input/tiny/train_clean.csv"

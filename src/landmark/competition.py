@@ -67,6 +67,15 @@ class Competition:
         whole = self.table("metadata/test.csv")
         return whole if whole.exists() else self.table("test.csv")
 
+    def require_images(self, *splits: str) -> None:
+        """Raise UserError where one of the splits lists no image, as after the download of a part."""
+        for split in splits:
+            if not self.ids(split):
+                raise UserError(
+                    f"{self.table(split)}.csv lists no image, and this step wants some; a download without --splits"
+                    " fetches some of every split"
+                )
+
     def solution(self, task: str) -> Path | None:
         """The solution of "retrieval" or "recognition", or None."""
         return next((path for name in SOLUTIONS[task] if (path := self.table(name)).exists()), None)
