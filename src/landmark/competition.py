@@ -72,8 +72,8 @@ class Competition:
         for split in splits:
             if not self.ids(split):
                 raise UserError(
-                    f"{self.table(split)}.csv lists no image, and this step wants some; a download without --splits"
-                    " fetches some of every split"
+                    f"{self.table(split)}.csv lists no image, and this step wants some; a download without"
+                    " --splits fetches some of every split"
                 )
 
     def solution(self, task: str) -> Path | None:
