@@ -49,6 +49,14 @@ def test_models_are_ready_where_all_that_the_settings_want_is_attached(kaggle, c
     assert "models: to be trained" in capsys.readouterr().out
 
 
+def test_scores_of_a_trial_without_anything_to_find_are_empty(kaggle):
+    session = start(kaggle, "sample")
+    nothing = {"all": None, "Public": None, "Private": None}
+    scores = {"retrieval": {"map100": nothing}, "intervals": {"retrieval": {"map100": None}}, "figures": {}}
+    write_json(session.recipe.submissions / "scores.json", scores)
+    assert session.scores().loc["retrieval map100"].isna().all()
+
+
 def test_data_that_the_settings_name_is_taken(kaggle):
     for name in ("zoo", "houses"):
         for number in range(8):

@@ -2,7 +2,6 @@
 
 import filecmp
 import os
-from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -10,7 +9,7 @@ import pandas as pd
 
 from landmark.competition import SOLUTIONS, SPLITS, read_table, write_table
 from landmark.gldv2 import ids_at_hand
-from landmark.submission import COLUMN
+from landmark.judging import part_of_solution
 
 _CATEGORY = "Category:"
 
@@ -32,14 +31,11 @@ def write_tables(data: Path) -> dict[str, tuple[int, int]]:
         _write_changed(data / f"{split}.csv", part)
         rows[split] = len(part), len(whole)
     for task, (_, name) in SOLUTIONS.items():
-        truth = read_table(published / name, ["id", COLUMN[task], "Usage"])
-        truth = truth[truth["id"].isin(at_hand["test"])]
-        if task == "retrieval":
-            truth = truth.assign(images=[_only(ids, at_hand["index"]) or "None" for ids in truth["images"]])
+        truth = part_of_solution(published / name, task, at_hand["test"], at_hand["index"])
         _write_changed(data / name, truth)
     if (published / "train_clean.csv").exists():
         clean = read_table(published / "train_clean.csv", ["landmark_id", "images"])
-        clean = clean.assign(images=[_only(ids, at_hand["train"]) for ids in clean["images"]])
+        clean["images"] = [" ".join(i for i in ids.split() if i in at_hand["train"]) for ids in clean["images"]]
         _write_changed(data / "train_clean.csv", clean[clean["images"] != ""])
     if (published / "train_label_to_category.csv").exists():
         categories = read_table(published / "train_label_to_category.csv", ["landmark_id", "category"])
@@ -51,11 +47,6 @@ def write_tables(data: Path) -> dict[str, tuple[int, int]]:
 def landmark_name(category: str) -> str:
     """The name in the address of a category of Wikimedia Commons."""
     return unquote(category.rpartition(_CATEGORY)[2]).replace("_", " ")
-
-
-def _only(ids: str, wanted: Collection[str]) -> str:
-    """Those of a list of ids that are wanted."""
-    return " ".join(i for i in ids.split() if i in wanted)
 
 
 def _write_changed(path: Path, frame: pd.DataFrame) -> None:

@@ -15,6 +15,7 @@ import pandas as pd
 
 from landmark.competition import IMAGE_SUFFIXES, MICRO, SOLUTIONS, SPLITS, Competition, read_table, write_table
 from landmark.errors import UserError
+from landmark.judging import part_of_solution
 from landmark.submission import read_solution
 
 _DEPTH = 5  # of folders that are looked into
@@ -86,7 +87,9 @@ def cut_data(whole: Competition, target: Path, count: int) -> bool:
     for split in ("index", "test"):
         write_table(target / f"{split}.csv", pd.DataFrame({"id": kept[split]}))
     write_table(target / "metadata/test.csv", pd.DataFrame({"id": whole.submission_ids()}))
-    _cut_solutions(whole, target, kept)
+    for task, (name, _) in SOLUTIONS.items():
+        if path := whole.solution(task):
+            write_table(target / name, part_of_solution(path, task, set(kept["test"]), set(kept["index"])))
     if whole.table("landmarks.csv").exists():
         _link(whole.table("landmarks.csv"), target / "landmarks.csv")
     part = Competition(target, target)
@@ -113,18 +116,6 @@ def _first(whole: Competition, split: str, ids: list[str], count: int, preferred
     ordered = sorted(ids, key=lambda i: i not in preferred)
     taken = set(islice((i for i in ordered if whole.path(split, i).exists()), count))
     return [i for i in ids if i in taken]
-
-
-def _cut_solutions(whole: Competition, target: Path, kept: dict[str, list[str]]) -> None:
-    if path := whole.solution("recognition"):
-        table = read_table(path, ["id", "landmarks", "Usage"])
-        write_table(target / "recognition_solution.csv", table[table["id"].isin(kept["test"])])
-    if path := whole.solution("retrieval"):
-        table = read_table(path, ["id", "images", "Usage"])
-        table, index = table[table["id"].isin(kept["test"])].copy(), set(kept["index"])
-        table["images"] = [" ".join(i for i in cell.split() if i in index) or "None" for cell in table["images"]]
-        table.loc[table["images"] == "None", "Usage"] = "Ignored"
-        write_table(target / "retrieval_solution.csv", table)
 
 
 def _link_pieces(places: list[Path], train: Path, target: Path) -> None:

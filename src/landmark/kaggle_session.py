@@ -64,7 +64,8 @@ class Session:
         intervals = scores.pop("intervals", {})
         scores.pop("figures", None)
         rows = {
-            f"{task} {metric}": values | dict(zip(("from", "to"), intervals[task][metric], strict=True))
+            f"{task} {metric}": values
+            | dict(zip(("from", "to"), intervals[task][metric] or (None, None), strict=True))
             for task, metrics in scores.items()
             for metric, values in metrics.items()
         }
